@@ -1,0 +1,114 @@
+"""The command line: ``python -m sslib run CONFIG`` and the same work without notebooks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from sslib.config import ConfigError, load, merge, repository_root
+
+app = typer.Typer(
+    help="Visual sound source localization: data, training, evaluation and report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, e.g. notebooks/configs/demo.yaml")]
+Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="e.g. training.epochs=2; repeatable")]
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    only: Annotated[str, typer.Option(metavar="NUMBERS", help="these notebooks only, e.g. 02,04")] = "",
+    force: Annotated[bool, typer.Option("--force", help="execute finished notebooks again, train again")] = False,
+    changes: Changes = [],  # noqa: B006  typer copies it
+) -> None:
+    """Execute the numbered notebooks on one configuration; write reports/index.html."""
+    with clean_errors():
+        from sslib import workbook
+
+        numbers = tuple(number.strip().zfill(2) for number in only.split(",") if number.strip())
+        folder = workbook.run(config, numbers, force, overrides(changes))
+        typer.echo(f"pages:  {folder}\nreport: {repository_root(folder) / 'reports' / 'index.html'}")
+
+
+@app.command()
+def train(config: ConfigFile, changes: Changes = []) -> None:  # noqa: B006
+    """Train on one configuration, without notebooks."""
+    with clean_errors():
+        settings = load(config, overrides(changes))
+        from sslib import engine
+
+        typer.echo(engine.fit(settings))
+
+
+@app.command()
+def evaluate(checkpoint: Annotated[Path, typer.Argument(help="an experiment's run/checkpoint.pt")]) -> None:
+    """Evaluate a checkpoint on the test sets of its configuration."""
+    with clean_errors():
+        from sslib import evaluation
+
+        typer.echo(evaluation.evaluate(checkpoint))
+
+
+@app.command()
+def store(folder: Annotated[Path, typer.Argument(help="holds video_frames/ and audios/")]) -> None:
+    """Write a data folder into an LMDB store."""
+    with clean_errors():
+        from sslib import store as lmdb_store
+
+        typer.echo(lmdb_store.write(folder))
+
+
+def overrides(changes: list[str]) -> dict[str, Any]:
+    """``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``; values are read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        For a change without ``=`` or with a value that is no YAML.
+    """
+    nested: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"--set {change}: expected KEY=VALUE, for example --set training.epochs=2")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"--set {change}: the value is not readable as YAML") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        nested = merge(nested, value)
+    return nested
+
+
+@contextmanager
+def clean_errors() -> Iterator[None]:
+    """End with one message instead of a traceback where sslib itself raised the error; a bug keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError) as error:
+        if not isinstance(error, FileNotFoundError) and not _raised_by_sslib(error):
+            raise
+        typer.echo(f"sslib: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _raised_by_sslib(error: BaseException) -> bool:
+    """Whether the innermost frame of the error lies in this package."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+
+
+if __name__ == "__main__":
+    app(prog_name="sslib")

@@ -1,0 +1,264 @@
+"""One experiment as one YAML file: its sections, their defaults (the paper's own values) and their checks.
+
+Every key is known here, or the file is refused: a misspelt key, a wrong type or a NaN is named with its path in the
+YAML before anything runs. All paths resolve against the root of the repository (the folder above ``notebooks/``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+Fraction = Field(ge=0.0, le=1.0)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every fault with its path in the YAML."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and non-finite numbers are errors, values do not change later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class Stamps(Section):
+    """The embedded data set: how many scenes of each split are composed, and of what (see ``sslib.scenes``)."""
+
+    source: Literal["auto", "media", "generated"] = Field(
+        "auto", description="auto: the real media packages, or the labelled generated clips where there are none"
+    )
+    subset: Literal["demo", "all"] = "demo"
+    media: Path | None = Field(None, description="a folder of .deb files or of extracted media, given by hand")
+    train: PositiveInt = 8000
+    val: PositiveInt = 200
+    test: PositiveInt = 300
+    test_new_instances: PositiveInt = 300
+    one_object_share: float = Field(0.7, ge=0.0, le=1.0, description="share of training scenes with one object only")
+    height: PositiveInt = Field(256, description="pixels; a scene is 4:3, stored at this height")
+    seed: int = 0
+
+
+class Data(Section):
+    """Where the clips are and what part of a clip is used."""
+
+    root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations.json")
+    loader: Literal["folders", "lmdb"] = "folders"
+    in_memory: bool = Field(False, description="decode the whole data set once and keep it on the training device")
+    train: str = Field("train", description="the list splits/NAME.txt, one clip id a line")
+    val: str = "val"
+    tests: tuple[str, ...] = ("test",)
+    sample_rate: PositiveInt = Field(24000, description="Hz")
+    seconds: PositiveFloat = Field(3.0, description="length of the sound, centred at the time of the frame")
+    time: Literal["middle", "random"] | float = Field("middle", description="seconds; random in training only")
+    frame: PositiveInt | None = Field(None, description="this frame (1-based) whatever the time; the release: 7")
+    frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
+    image_size: PositiveInt = Field(224, description="pixels: pictures are squashed to a square of this side")
+    stamps: Stamps | None = Field(None, description="compose the embedded data set under root")
+
+
+class FrontEnd(Section):
+    """Waveform to what the audio trunk sees. The default is the paper's log-spectrogram."""
+
+    kind: Literal["spectrogram", "mel"] = "spectrogram"
+    window: PositiveInt = Field(512, description="samples of one frame (nperseg)")
+    hop: PositiveInt = Field(238, description="samples between frames; the paper's noverlap is 274 = 512 - 238")
+    mel_bands: PositiveInt = 64
+
+
+class Model(Section):
+    """The two trunks and the visual reasoning module (paper section 3)."""
+
+    width: PositiveInt = Field(64, description="channels of the first stage; 64 is ResNet-18")
+    blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
+    reasoning: bool = Field(True, description="false: the base model, localization loss only")
+    nodes: PositiveInt = 16
+    feature_dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    node_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    initial_scale: PositiveFloat = Field(1.0, description="the learned factor of cosines in the losses starts here")
+    imagenet: bool | Path = Field(False, description="true: torchvision's own download; a path: a local weights file")
+
+
+class Objective(Section):
+    """Weights and variants of the three losses (paper section 3.3)."""
+
+    pool: Literal["max", "avg"] = "max"
+    symmetric: bool = Field(False, description="also tell pictures apart given a sound; the release: false")
+    foreground: PositiveInt = 8
+    background: PositiveInt = 8
+    localization: float = Field(1.0, ge=0.0)
+    discrimination: float = Field(0.1, ge=0.0)
+    divergence: float = Field(0.1, ge=0.0)
+    divergence_mode: Literal["js", "kl"] = "js"
+
+
+class Augment(Section):
+    """Changes made to a training batch. The release flips and crops pictures and leaves sounds alone."""
+
+    crop: float = Field(1.1, ge=1.0, le=2.0, description="pictures are squashed to crop x image_size, then cropped")
+    flip: bool = True
+    colour: float = Field(0.0, ge=0.0, le=1.0, description="range of brightness, contrast, saturation and hue changes")
+    grey: float = Field(0.0, ge=0.0, le=1.0, description="share of pictures shown without colour")
+    shift: float = Field(0.0, ge=0.0, le=1.0, description="share of its length by which a sound may be rolled in time")
+    gain_db: float = Field(0.0, ge=0.0, description="range of level changes, dB")
+    noise_db: float | None = Field(None, description="level of added noise below the sound at its loudest, dB")
+    mask: float = Field(0.0, ge=0.0, lt=1.0, description="largest masked share of bands and of frames (SpecAugment)")
+
+
+class Training(Section):
+    """Optimizer, schedule, size."""
+
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: PositiveFloat = 1.0e-4
+    weight_decay: float = Field(1.0e-4, ge=0.0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
+    batch_size: int = Field(128, ge=2)
+    epochs: PositiveInt = 30
+    augment: Augment = Augment()
+    workers: int = Field(0, ge=0, description="loader processes (not used with data.in_memory)")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: PositiveInt = 1
+
+
+class Evaluation(Section):
+    """How test results are computed and how sure they are."""
+
+    resamples: PositiveInt = 10_000
+    confidence: float = Field(0.95, gt=0.0, lt=1.0)
+    batch_size: PositiveInt = 64
+
+
+class Ablations(Section):
+    """The comparison that notebook 03 runs: named overrides of this configuration, and the seeds of each."""
+
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    seeds: tuple[int, ...] = (0,)
+
+
+class Config(Section):
+    """One experiment; ``reports/<exp_prefix>/<exp_name>/`` is its folder."""
+
+    exp_prefix: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    exp_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*(/variants/[A-Za-z0-9][A-Za-z0-9_.-]*)?$")
+    seed: int = 0
+    data: Data = Data()
+    front_end: FrontEnd = FrontEnd()
+    model: Model = Model()
+    objective: Objective = Objective()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    ablations: Ablations = Ablations()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Config:
+        used = self.objective.foreground + self.objective.background
+        if self.model.reasoning and max(self.objective.foreground, self.objective.background) > self.model.nodes:
+            raise ValueError(f"objective.foreground and objective.background must not exceed model.nodes ({used=})")
+        if self.front_end.hop > self.front_end.window:
+            raise ValueError("front_end.hop must not exceed front_end.window")
+        if self.data.in_memory and self.data.time == "random":
+            raise ValueError("data.in_memory cuts each clip once: use data.time 'middle' or a number of seconds")
+        return self
+
+    def digest(self, *sections: str) -> str:
+        """Hexadecimal digest of the named sections (all of them without arguments)."""
+        values = self.model_dump(mode="json", include=set(sections) or None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def repository_root(start: Path | None = None) -> Path:
+    """The folder that holds ``sslib`` and ``notebooks``, looked for from `start` (default: here) upwards.
+
+    Raises
+    ------
+    FileNotFoundError
+        When no folder above `start` looks like the repository.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "sslib" / "config.py").is_file() and (folder / "notebooks").is_dir():
+            return folder
+    raise FileNotFoundError(f"no sslib repository at or above {start}: run this inside a clone of it")
+
+
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `overrides` put in, nested mappings merged key by key."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path | None = None) -> Config:
+    """Read one experiment.
+
+    Parameters
+    ----------
+    path : YAML file; relative to the working folder, else to ``notebooks/`` or the repository's root.
+    overrides : nested mapping of values that replace those of the file, for example ``{"training": {"epochs": 2}}``.
+    root : folder against which ``data.root`` and other paths resolve (default: the repository's root).
+
+    Raises
+    ------
+    ConfigError
+        For a file that is missing or is no YAML mapping, for unknown keys, wrong types and non-finite numbers.
+    """
+    file = find(path)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: not readable as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected a mapping of sections, found {type(values).__name__}")
+    return resolve(merge(values, overrides or {}), root or repository_root(file.parent), str(file))
+
+
+def find(path: str | Path) -> Path:
+    """The configuration file `path` names, from wherever a notebook or a shell stands."""
+    candidates = [Path(path)]
+    if not candidates[0].is_absolute():
+        try:
+            root = repository_root()
+            candidates += [root / path, root / "notebooks" / path]
+        except FileNotFoundError:
+            pass
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate.resolve()
+    raise ConfigError(f"no configuration file {path}; looked at {', '.join(str(c) for c in candidates)}")
+
+
+def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> Config:
+    """Check `values` and make their paths absolute against `root`."""
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{name}:\n" + "\n".join(_fault(e) for e in error.errors())) from None
+    data = config.data.model_copy(update={"root": root / config.data.root})
+    if data.stamps and data.stamps.media:
+        data = data.model_copy(update={"stamps": data.stamps.model_copy(update={"media": root / data.stamps.media})})
+    model = config.model
+    if isinstance(model.imagenet, Path):
+        model = model.model_copy(update={"imagenet": root / model.imagenet})
+    return config.model_copy(update={"data": data, "model": model})
+
+
+def _fault(error: dict[str, Any]) -> str:
+    """One pydantic error as a line a person understands: where, what, and what was given."""
+    where = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    if error["type"] == "extra_forbidden":
+        return f"  {where}: unknown key (misspelt?)"
+    return f"  {where}: {error['msg']} (given: {error['input']!r:.80})"
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as YAML, loadable again with :func:`load`."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,171 @@
+"""Clips as a model wants them: one frame and the sound around its time, from folders or from LMDB, the same either way.
+
+A clip that cannot be read raises ``ClipError`` with its id; it is never swapped for another one.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+
+from sslib import media
+from sslib.config import Config
+from sslib.layout import ClipError, Layout
+from sslib.store import NAME, Store
+
+
+def cut_sound(waveform: np.ndarray, sample_rate: int, seconds: float, centre: float) -> np.ndarray:
+    """The window of `seconds` centred at `centre` seconds, shifted to stay inside; a shorter sound is tiled.
+
+    Parameters
+    ----------
+    waveform : (samples,)
+
+    Returns
+    -------
+    (round(seconds * sample_rate),) of the same dtype
+    """
+    samples = round(seconds * sample_rate)
+    if len(waveform) < samples:
+        return np.tile(waveform, -(-samples // len(waveform)))[:samples]
+    start = round((centre - seconds / 2) * sample_rate)
+    start = min(max(start, 0), len(waveform) - samples)
+    return waveform[start : start + samples]
+
+
+class AVDataset(Dataset):
+    """Clips of one list of a data folder, read from its files.
+
+    Each item is a dict: ``clip_id``; ``image`` uint8 (3, S, S) RGB, squashed to a square (in training S is
+    ``augment.crop`` times ``image_size``); ``waveform`` int16 (samples,) mono at ``data.sample_rate``; with
+    `annotated` also ``boxes`` float32 (N, 4) xmin, ymin, xmax, ymax in [0, 1], ``mask`` bool (H, W) or None, and
+    ``annotation``, the rest of what is known.
+
+    Parameters
+    ----------
+    config : the experiment.
+    split : name of the list (``splits/NAME.txt``).
+    train : training geometry and, with ``data.time: random``, a random moment.
+    annotated : also read boxes and masks.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the folder or the list is missing or empty, or a clip of an annotated list has no annotation.
+    """
+
+    def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
+        self.config, self.split, self.train = config, split, train
+        self.layout = Layout(config.data.root)
+        self.ids = self.layout.ids(split)
+        self.size = image_size(config, train)
+        self.annotations = self.layout.annotations(split) if annotated else None
+        if annotated:
+            missing = [clip_id for clip_id in self.ids if clip_id not in self.annotations]
+            if missing:
+                raise ValueError(f"{len(missing)} of {len(self.ids)} clips of {split!r} lack boxes: {missing[:5]} …")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        clip_id = self.ids[index]
+        try:
+            clip = self._clip(clip_id)
+            if self.annotations is not None:
+                clip |= self._truth(clip_id)
+        except media.MediaError as error:
+            raise ClipError(clip_id, str(error)) from error
+        return clip
+
+    def _clip(self, clip_id: str) -> dict[str, Any]:
+        data = self.config.data
+        waveform = media.read_audio(self._audio(clip_id), data.sample_rate)
+        duration = len(waveform) / data.sample_rate
+        time = {"middle": duration / 2, "random": self._random() * duration}.get(data.time, data.time)
+        number = data.frame or int(time * data.frame_rate + 0.5) + 1
+        image = media.read_image(self._frame(clip_id, number), self.size)
+        sound = cut_sound(waveform, data.sample_rate, data.seconds, time)
+        return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(sound)}
+
+    def _random(self) -> float:
+        return float(torch.rand(())) if self.train else 0.5
+
+    def _truth(self, clip_id: str) -> dict[str, Any]:
+        annotation, path = dict(self.annotations[clip_id]), self.layout.mask(clip_id)
+        boxes = torch.tensor(annotation.pop("boxes"), dtype=torch.float32).reshape(-1, 4)
+        mask = torch.from_numpy(media.read_mask(path)) if path.is_file() else None
+        return {"boxes": boxes, "mask": mask, "annotation": annotation}
+
+    def _frame(self, clip_id: str, number: int) -> Path | bytes:
+        frames = self.layout.frames(clip_id)
+        return frames[min(number, len(frames)) - 1]
+
+    def _audio(self, clip_id: str) -> Path | bytes:
+        return self.layout.audio(clip_id)
+
+
+class LmdbDataset(AVDataset):
+    """The same clips, read from the folder's LMDB store."""
+
+    def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
+        super().__init__(config, split, train=train, annotated=annotated)
+        self.store = Store(config.data.root / NAME)
+
+    def _frame(self, clip_id: str, number: int) -> Path | bytes:
+        return self.store.frame(clip_id, min(number, self.store.frame_count(clip_id)))
+
+    def _audio(self, clip_id: str) -> Path | bytes:
+        try:
+            return self.store.audio(clip_id)
+        except KeyError:
+            raise ClipError(clip_id, f"not in the store {self.store.path}") from None
+
+
+def open_dataset(config: Config, split: str, *, train: bool = False, annotated: bool = False) -> AVDataset:
+    """The dataset that ``data.loader`` names."""
+    kind = LmdbDataset if config.data.loader == "lmdb" else AVDataset
+    return kind(config, split, train=train, annotated=annotated)
+
+
+def image_size(config: Config, train: bool) -> int:
+    """Side in pixels of the pictures a dataset yields."""
+    size = config.data.image_size
+    return round(size * config.training.augment.crop) if train else size
+
+
+def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pictures and sounds stacked, everything else as lists."""
+    batch = {key: [clip[key] for clip in clips] for key in clips[0]}
+    return batch | {key: torch.stack(batch[key]) for key in ("image", "waveform")}
+
+
+class InMemory(NamedTuple):
+    """A whole data set, decoded: what small data sets train from without loader processes."""
+
+    ids: list[str]
+    image: Tensor  # uint8 (N, 3, S, S)
+    waveform: Tensor  # int16 (N, samples)
+
+
+def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threads: int = 2) -> InMemory:
+    """Decode every clip of `dataset` once; decoders release the interpreter, so threads suffice."""
+    samples = round(dataset.config.data.seconds * dataset.config.data.sample_rate)
+    image = torch.empty((len(dataset), 3, dataset.size, dataset.size), dtype=torch.uint8)
+    waveform = torch.empty((len(dataset), samples), dtype=torch.int16)
+
+    def read(index: int) -> None:
+        clip = dataset[index]
+        image[index], waveform[index] = clip["image"], clip["waveform"]
+
+    with ThreadPoolExecutor(threads) as executor:
+        for _ in tqdm(executor.map(read, range(len(dataset))), desc=f"loading {dataset.split}", total=len(dataset)):
+            pass
+    return InMemory(dataset.ids, image.to(device), waveform.to(device))

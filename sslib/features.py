@@ -1,0 +1,165 @@
+"""From stored values to what the trunks see: waveform to log-spectrogram, picture to normalized tensor, augmentation.
+
+Everything is batched and runs on the device of its input. Random choices come from torch's global generator.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float, Int16, UInt8
+from torch import Tensor
+
+from sslib.config import Augment, Config
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def log_spectrogram(
+    waveform: Float[Tensor, "*batch samples"], sample_rate: int = 24000, window: int = 512, hop: int = 238
+) -> Float[Tensor, "*batch F T"]:
+    """The paper's front end: log power density of short-time spectra.
+
+    Equal to ``log(scipy.signal.spectrogram(x, sample_rate, nperseg=window, noverlap=window - hop)[2] + 1e-7) / 12``:
+    Tukey window (0.25), mean of each frame removed, one-sided density. 3 s at 24 kHz give 257 x 301.
+
+    Parameters
+    ----------
+    waveform : samples in [-1, 1], clipped to it.
+    """
+    return torch.log(_power(waveform, sample_rate, window, hop) + 1e-7) / 12
+
+
+def log_mel(
+    waveform: Float[Tensor, "*batch samples"], sample_rate: int, window: int, hop: int, bands: int
+) -> Float[Tensor, "*batch F T"]:
+    """Log-mel bands of the same short-time spectra (librosa's Slaney filter bank), about zero mean and unit spread."""
+    bank = torch.from_numpy(_mel_bank(sample_rate, window, bands)).to(waveform.device)
+    power = _power(waveform, sample_rate, window, hop) * sample_rate  # full-scale noise lies near 1
+    return (torch.log(torch.einsum("mf,...ft->...mt", bank, power) + 1e-6) + 6) / 4
+
+
+def _power(waveform: Tensor, sample_rate: int, window: int, hop: int) -> Tensor:
+    frames = waveform.clamp(-1, 1).unfold(-1, window, hop)  # (..., T, window)
+    taper = _tukey(window).to(waveform)
+    spectrum = torch.fft.rfft((frames - frames.mean(dim=-1, keepdim=True)) * taper)
+    power = spectrum.abs().square() / (sample_rate * taper.square().sum())
+    power[..., 1 : (window + 1) // 2] *= 2  # the negative frequencies; DC and Nyquist have none
+    return power.transpose(-1, -2)
+
+
+@lru_cache
+def _tukey(window: int) -> Tensor:
+    from scipy.signal.windows import tukey
+
+    return torch.from_numpy(tukey(window, 0.25, sym=False)).float()
+
+
+@lru_cache
+def _mel_bank(sample_rate: int, window: int, bands: int):
+    import librosa
+
+    return librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands)
+
+
+def sounds(waveform: Int16[Tensor, "B samples"], config: Config, augment: bool = False) -> Float[Tensor, "B 1 F T"]:
+    """What the audio trunk sees of stored int16 sounds, by the experiment's ``front_end``."""
+    values, front_end, rate = waveform.float() / 32768, config.front_end, config.data.sample_rate
+    if augment:
+        values = augment_waveform(values, config.training.augment)
+    if front_end.kind == "spectrogram":
+        spectrogram = log_spectrogram(values, rate, front_end.window, front_end.hop)
+    else:
+        spectrogram = log_mel(values, rate, front_end.window, front_end.hop, front_end.mel_bands)
+    if augment and config.training.augment.mask:
+        spectrogram = mask_spectrogram(spectrogram, config.training.augment.mask)
+    return spectrogram[:, None]
+
+
+def images(image: UInt8[Tensor, "B 3 H W"], config: Config, augment: bool = False) -> Float[Tensor, "B 3 S S"]:
+    """What the image trunk sees of stored RGB pictures: cropped (training), scaled to [0, 1], ImageNet-normalized."""
+    size = config.data.image_size
+    if augment:
+        image = random_crop(image, size, config.training.augment.flip)
+    values = image.float() / 255
+    if augment:
+        values = augment_colour(values, config.training.augment)
+    mean = torch.tensor(IMAGENET_MEAN, device=image.device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=image.device)[:, None, None]
+    return (values - mean) / std
+
+
+def random_crop(image: UInt8[Tensor, "B 3 H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B 3 size size"]:
+    """A window of `size` x `size` at a random place of each picture, half of them mirrored."""
+    count, _, height, width = image.shape
+    rows = torch.randint(height - size + 1, (count, 1)) + torch.arange(size)
+    columns = torch.randint(width - size + 1, (count, 1)) + torch.arange(size)
+    if flip:
+        mirrored = torch.rand(count, 1) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    index = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, -1).expand(-1, 3, -1)
+    return image.flatten(2).gather(2, index.to(image.device)).view(count, 3, size, size)
+
+
+def augment_colour(image: Float[Tensor, "B 3 H W"], config: Augment) -> Float[Tensor, "B 3 H W"]:
+    """Random brightness, contrast, saturation and hue of each picture (range ``colour``), some left grey."""
+    if not config.colour and not config.grey:
+        return image
+    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device)[:, None, None]
+
+    def factor() -> Tensor:
+        return (1 + config.colour * (2 * torch.rand(len(image), 1, 1, 1) - 1)).to(image.device)
+
+    image = image * factor()
+    middle = image.mean(dim=(1, 2, 3), keepdim=True)
+    image = (image - middle) * factor() + middle
+    grey = (image * weights).sum(dim=1, keepdim=True)
+    coloured = _turn_hue(image - grey, config.colour) * factor()
+    keep = (torch.rand(len(image), 1, 1, 1) >= config.grey).to(image)
+    return (grey + coloured * keep).clamp(0, 1)
+
+
+def _turn_hue(chroma: Tensor, colour: float) -> Tensor:
+    """Rotate colours about the grey axis by up to a quarter of `colour` turns (Rodrigues' formula)."""
+    angle = (2 * torch.rand(len(chroma)) - 1) * colour * math.pi / 4
+    axis = torch.full((3, 3), 1 / math.sqrt(3))
+    cross = torch.linalg.cross(torch.eye(3), axis)
+    matrix = (
+        angle.cos()[:, None, None] * torch.eye(3)
+        + angle.sin()[:, None, None] * cross
+        + (1 - angle.cos())[:, None, None] * torch.full((3, 3), 1 / 3)
+    )
+    return torch.einsum("bij,bjhw->bihw", matrix.to(chroma), chroma)
+
+
+def augment_waveform(waveform: Float[Tensor, "B samples"], config: Augment) -> Float[Tensor, "B samples"]:
+    """Roll in time, change the level, add white noise: each sound by its own random amount."""
+    count, samples = waveform.shape
+    if config.shift:
+        start = torch.randint(int(config.shift * samples) + 1, (count, 1))
+        index = (start + torch.arange(samples)) % samples
+        waveform = waveform.gather(1, index.to(waveform.device))
+    if config.noise_db is not None:
+        level = config.noise_db + 20 * torch.rand(count, 1).to(waveform.device)
+        amplitude = waveform.abs().amax(dim=1, keepdim=True) * 10 ** (-level / 20)
+        waveform = waveform + amplitude * torch.randn_like(waveform)
+    if config.gain_db:
+        gain = (2 * torch.rand(count, 1).to(waveform.device) - 1) * config.gain_db
+        waveform = waveform * 10 ** (gain / 20)
+    return waveform
+
+
+def mask_spectrogram(spectrogram: Float[Tensor, "B F T"], share: float) -> Float[Tensor, "B F T"]:
+    """Replace a random block of bands and one of frames by the sound's mean (SpecAugment, Park et al. 2019)."""
+    mean = spectrogram.mean(dim=(1, 2), keepdim=True)
+    for axis in (1, 2):
+        size = spectrogram.shape[axis]
+        length = (torch.rand(len(spectrogram), 1) * share * size).to(spectrogram.device)
+        start = torch.rand(len(spectrogram), 1).to(spectrogram.device) * (size - length)
+        place = torch.arange(size, device=spectrogram.device)
+        hidden = (place >= start) & (place < start + length)  # (B, size)
+        spectrogram = torch.where(hidden.unsqueeze(3 - axis), mean, spectrogram)
+    return spectrogram

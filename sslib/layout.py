@@ -1,0 +1,154 @@
+"""The data folder, the same for every data set: where a clip's frames and sound lie, the lists, the annotations.
+
+::
+
+    ROOT/dataset.json             name, digest, what is missing
+    ROOT/video_frames/ID/001.jpg  frames, 1-based; frame k shows time (k - 1) / frame_rate
+    ROOT/audios/ID.flac|wav       mono sound
+    ROOT/splits/NAME.txt          one clip id a line
+    ROOT/annotations/NAME.json    {clip id: {"class": …, "boxes": [[xmin, ymin, xmax, ymax] in [0, 1], …], …}}
+    ROOT/masks/ID.png             pixels of the sounding object, where they are known
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
+JPEG_QUALITY = 92
+
+
+class ClipError(ValueError):
+    """A clip that cannot be used; the message starts with its id and says what is wrong."""
+
+    def __init__(self, clip_id: str, problem: str):
+        super().__init__(f"clip {clip_id!r}: {problem}")
+        self.clip_id, self.problem = clip_id, problem
+
+    def __reduce__(self):
+        return type(self), (self.clip_id, self.problem)
+
+
+def check_id(clip_id: str) -> str:
+    """`clip_id` if it can be a file name below the data folder.
+
+    Raises
+    ------
+    ClipError
+        For an empty id and for one that would leave the folder (``../``, a path, a drive).
+    """
+    if not clip_id or clip_id in {".", ".."} or any(c in clip_id for c in "/\\\0:"):
+        raise ClipError(clip_id, "not a clip id: it must be a plain name without '/', '\\' or ':'")
+    return clip_id
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths and small files of one data folder."""
+
+    root: Path
+
+    def frames(self, clip_id: str) -> list[Path]:
+        """The clip's frames in order.
+
+        Raises
+        ------
+        ClipError
+            When the clip has no frames.
+        """
+        folder = self.root / "video_frames" / check_id(clip_id)
+        found = sorted(folder.glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
+        if not found:
+            raise ClipError(clip_id, f"no frames (*.jpg) in {folder}")
+        return found
+
+    def audio(self, clip_id: str) -> Path:
+        """The clip's sound file.
+
+        Raises
+        ------
+        ClipError
+            When there is none.
+        """
+        stem = self.root / "audios" / check_id(clip_id)
+        for suffix in AUDIO_SUFFIXES:
+            path = stem.with_name(stem.name + suffix)
+            if path.is_file():
+                return path
+        raise ClipError(clip_id, f"no sound file {stem}{{{','.join(AUDIO_SUFFIXES)}}}")
+
+    def mask(self, clip_id: str) -> Path:
+        return self.root / "masks" / f"{check_id(clip_id)}.png"
+
+    def ids(self, split: str) -> list[str]:
+        """Clip ids of a list.
+
+        Raises
+        ------
+        FileNotFoundError
+            When the data folder or the list is missing.
+        ValueError
+            When the list is empty or names a clip twice.
+        """
+        path = self.root / "splits" / f"{split}.txt"
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"no data folder {self.root}: run notebook 01_data_preparation first")
+        if not path.is_file():
+            raise FileNotFoundError(f"no list {path}: it names the clips of {split!r}, one id a line")
+        ids = [check_id(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not ids:
+            raise ValueError(f"{path} is empty: it must name at least one clip")
+        if len(set(ids)) < len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise ValueError(f"{path} names clip {twice!r} twice")
+        return ids
+
+    def annotations(self, split: str) -> dict[str, dict[str, Any]]:
+        """Annotations of a list by clip id; none where there is no file."""
+        path = self.root / "annotations" / f"{split}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def info(self) -> dict[str, Any]:
+        """What ``dataset.json`` says; empty where there is none (a folder made by other tools)."""
+        path = self.root / "dataset.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def write_info(self, **values: Any) -> None:
+        self._write_text("dataset.json", json.dumps(values, indent=1) + "\n")
+
+    def write_split(self, split: str, ids: list[str]) -> None:
+        self._write_text(f"splits/{split}.txt", "".join(f"{i}\n" for i in ids))
+
+    def write_annotations(self, split: str, rows: dict[str, dict[str, Any]]) -> None:
+        self._write_text(f"annotations/{split}.json", json.dumps(rows, indent=0) + "\n")
+
+    def write_clip(self, clip_id: str, image: np.ndarray, waveform: np.ndarray, sample_rate: int) -> None:
+        """One frame (uint8 (H, W, 3)) and the sound (int16 (samples,)) of a clip."""
+        import soundfile
+        from PIL import Image
+
+        folder = self.root / "video_frames" / check_id(clip_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / "001.jpg", quality=JPEG_QUALITY)
+        audio = self.root / "audios" / f"{clip_id}.flac"
+        audio.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(audio, waveform, sample_rate, subtype="PCM_16")
+
+    def write_mask(self, clip_id: str, mask: np.ndarray) -> None:
+        from PIL import Image
+
+        path = self.mask(clip_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+
+    def _write_text(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)

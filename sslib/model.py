@@ -1,0 +1,171 @@
+"""The network: two residual trunks, the visual reasoning module, and the cosine between them. No loss in here."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, conv1x1
+
+from sslib.config import Model
+
+
+class Output(NamedTuple):
+    """What one forward pass over B pictures and their sounds gives."""
+
+    visual: Float[Tensor, "B C h w"]
+    audio: Float[Tensor, "B C"]
+    node_maps: Float[Tensor, "B K h w"] | None
+    node_features: Float[Tensor, "B C K"] | None
+
+
+def trunk(channels: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> nn.Sequential:
+    """A residual trunk without classifier, layer4 with stride 1, of torchvision's blocks and parameter names.
+
+    At ``width=64, blocks=(2, 2, 2, 2)`` it is ResNet-18 and loads its weights. It reduces a picture 16 times and has
+    ``8 * width`` channels.
+    """
+    layers: list[tuple[str, nn.Module]] = [
+        ("conv1", nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False)),
+        ("bn1", nn.BatchNorm2d(width)),
+        ("relu", nn.ReLU(inplace=True)),
+        ("maxpool", nn.MaxPool2d(3, stride=2, padding=1)),
+    ]
+    inside = width
+    for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, 1), strict=True)):
+        outside = width * 2**stage
+        layers.append((f"layer{stage + 1}", _stage(inside, outside, count, stride)))
+        inside = outside
+    network = nn.Sequential(OrderedDict(layers))
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+def _stage(inside: int, outside: int, count: int, stride: int) -> nn.Sequential:
+    shortcut = None
+    if stride != 1 or inside != outside:
+        shortcut = nn.Sequential(conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
+    first = BasicBlock(inside, outside, stride, shortcut)
+    return nn.Sequential(first, *(BasicBlock(outside, outside) for _ in range(count - 1)))
+
+
+class VisualReasoning(nn.Module):
+    """K learned 1x1 filters look for K kinds of things (nodes) in the visual map (paper section 3.2).
+
+    Parameters
+    ----------
+    channels : C of the visual map.
+    nodes : K.
+    feature_dropout : dropout on the visual map where it is pooled into node features.
+    node_dropout : dropout on the node maps.
+    """
+
+    def __init__(self, channels: int, nodes: int = 16, feature_dropout: float = 0.1, node_dropout: float = 0.0):
+        super().__init__()
+        self.filters = nn.Conv2d(channels, nodes, 1, bias=False)
+        self.feature_dropout = nn.Dropout(feature_dropout)
+        self.node_dropout = nn.Dropout(node_dropout)
+
+    def forward(self, visual: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B C K"]]:
+        node_maps = self.node_dropout(self.filters(visual))
+        node_features = torch.einsum("bchw,bkhw->bck", self.feature_dropout(visual), node_maps)
+        return node_maps, node_features
+
+
+class SoundLocalizer(nn.Module):
+    """Where in a picture a sound comes from: cosine of every cell of the visual map with the sound's vector.
+
+    The halves can be used alone: :meth:`encode_image`, :meth:`encode_audio`, :meth:`similarity`, :meth:`reason`,
+    :meth:`visual_only`. ``scale`` multiplies cosines in the losses only; maps that leave the model are raw.
+
+    Parameters
+    ----------
+    config : the ``model`` section of an experiment; without ``reasoning`` it is the base model.
+    """
+
+    def __init__(self, config: Model):
+        super().__init__()
+        self.image_trunk = trunk(3, config.width, config.blocks)
+        self.audio_trunk = trunk(1, config.width, config.blocks)
+        self.scale = nn.Parameter(torch.tensor(float(config.initial_scale)))
+        self.reasoning: VisualReasoning | None = None
+        if config.reasoning:
+            channels = 8 * config.width
+            self.reasoning = VisualReasoning(channels, config.nodes, config.feature_dropout, config.node_dropout)
+            # How often each node was among the foreground nodes of late: what is known without a sound.
+            self.register_buffer("foreground_frequency", torch.full((config.nodes,), 0.5))
+        if config.imagenet:
+            load_imagenet(self.image_trunk, config.imagenet)
+
+    def encode_image(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """Visual map of normalized pictures; one cell is 16 pixels."""
+        return self.image_trunk(image)
+
+    def encode_audio(self, spectrogram: Float[Tensor, "B 1 F T"]) -> Float[Tensor, "B C"]:
+        """Vector of unit length of each sound: the audio map at its maximum over frequency and time."""
+        return F.normalize(self.audio_trunk(spectrogram).amax(dim=(2, 3)), dim=1)
+
+    @staticmethod
+    def similarity(visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "B C"]) -> Float[Tensor, "B h w"]:
+        """Raw cosine in [-1, 1] of each cell with the sound of the same row (equation 1 without the scale)."""
+        return torch.einsum("bchw,bc->bhw", F.normalize(visual, dim=1), F.normalize(audio, dim=1))
+
+    def reason(self, visual: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B C K"]]:
+        """Node maps and node features.
+
+        Raises
+        ------
+        RuntimeError
+            When the model was built without the reasoning module.
+        """
+        if self.reasoning is None:
+            raise RuntimeError("this model has no visual reasoning module (model.reasoning is false)")
+        return self.reasoning(visual)
+
+    def visual_only(self, node_maps: Float[Tensor, "B K h w"], every: bool = False) -> Float[Tensor, "B h w"]:
+        """Localization without sound: mean of the nodes that mostly were foreground in training.
+
+        The paper names visual-only inference without saying how nodes are chosen when there is no sound; this choice
+        is ours. ``every=True`` gives the plain mean of all nodes instead.
+        """
+        if every:
+            return node_maps.mean(dim=1)
+        chosen = self.foreground_frequency >= min(0.5, float(self.foreground_frequency.max()))
+        return node_maps[:, chosen].mean(dim=1)
+
+    def forward(self, image: Float[Tensor, "B 3 H W"], spectrogram: Float[Tensor, "B 1 F T"]) -> Output:
+        visual = self.encode_image(image)
+        nodes = self.reason(visual) if self.reasoning is not None else (None, None)
+        return Output(visual, self.encode_audio(spectrogram), *nodes)
+
+
+def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
+    """Put ImageNet weights of ResNet-18 into an image trunk, from a local file or torchvision's own download.
+
+    Raises
+    ------
+    ValueError
+        When the weights cannot be had, or do not fit the trunk (only width 64, blocks 2,2,2,2 is ResNet-18).
+    """
+    try:
+        if isinstance(source, Path):
+            weights = torch.load(source, map_location="cpu", weights_only=True)
+        else:
+            from torchvision.models import ResNet18_Weights
+
+            weights = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:
+        advice = "give model.imagenet the path of a local ResNet-18 state dict (torchvision's resnet18-*.pth)"
+        raise ValueError(f"ImageNet weights could not be read ({source}): {error}; {advice}") from error
+    weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"ImageNet weights {source} do not fit model.width/model.blocks: {error}") from error

@@ -1,0 +1,400 @@
+"""The Stamps: real cut-out photographs, recordings of what they sound like and photographs of places, fetched by name.
+
+The media belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file
+by sha256, with its class and a verdict. Here the pinned files are brought together (`fetch_media`) and read
+(`load_library`). Without the packages, `generated_library` draws shapes and synthesizes sounds for tests and first steps.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import contextlib
+import csv
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+from PIL import Image
+
+MANIFEST = Path(__file__).with_name("stamps_manifest.csv")
+MEDIA_VARIABLE = "SSLIB_STAMPS_MEDIA"
+INSTALLED = Path("/")  # where dpkg puts a package's files
+PICTURE_SIDE, BACKGROUND_SIDE = 512, 1024  # pixels, the longest side at most
+
+
+class Entry(NamedTuple):
+    """One line of the manifest: a file of a package, what it is and how it may be used."""
+
+    kind: str
+    class_name: str
+    instance: str
+    demo: bool
+    package: str
+    path: str
+    sha256: str
+    note: str
+
+    @property
+    def name(self) -> str:
+        """The identity of a picture, recording or place: ``package:path-without-suffix``."""
+        return f"{self.package}:{Path(self.path).with_suffix('').as_posix()}"
+
+
+class Picture(NamedTuple):
+    """An object cut out along its outline."""
+
+    name: str
+    class_name: str
+    instance: str
+    rgba: np.ndarray  # uint8 (H, W, 4), cropped to its opaque part
+
+
+class Sound(NamedTuple):
+    """What an object sounds like; silence at both ends is cut off, the level is as recorded."""
+
+    name: str
+    class_name: str
+    instance: str
+    waveform: np.ndarray  # float32 (samples,), mono, about [-1, 1]
+
+
+class Background(NamedTuple):
+    """A photograph of a place."""
+
+    name: str
+    rgb: np.ndarray  # uint8 (H, W, 3)
+
+
+class Library(NamedTuple):
+    """All that scenes are made of. ``digest`` changes with every file that is missing."""
+
+    pictures: tuple[Picture, ...]
+    sounds: tuple[Sound, ...]
+    backgrounds: tuple[Background, ...]
+    generated: bool
+    digest: str
+    missing: tuple[str, ...] = ()
+
+
+class MediaUnavailable(FileNotFoundError):
+    """Too few of the media files can be had to compose any scene."""
+
+
+def manifest(subset: Literal["demo", "all", "considered"] = "all") -> list[Entry]:
+    """The manifest's lines: those of the demo, all usable ones, or also the rejected ones with the reason in ``note``."""
+    with MANIFEST.open(encoding="utf-8", newline="") as file:
+        entries = [Entry(*row)._replace(demo=row[3] == "1") for row in list(csv.reader(file))[1:]]
+    if subset == "considered":
+        return entries
+    return [e for e in entries if e.instance != "rejected" and (e.demo or subset == "all")]
+
+
+def fetch_media(folder: Path, media: Path | None = None) -> Path:
+    """Bring the manifest's files to ``folder/PACKAGE/PATH``; those that are there with the right digest stay.
+
+    Looked for in this order: packages installed on this machine; `media` or else ``$SSLIB_STAMPS_MEDIA``, a folder of
+    .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
+    release of its package) is not used.
+
+    Returns
+    -------
+    folder : Path
+
+    Raises
+    ------
+    MediaUnavailable
+        When no scene could be composed of what was found.
+    """
+    folder, tried = Path(folder), []
+    media = media or os.environ.get(MEDIA_VARIABLE)
+    wanted = absent(folder, manifest())
+    if wanted:
+        _copy(folder, wanted, INSTALLED, tried)
+    if wanted and media:
+        _take(folder, wanted, Path(media), tried)
+    if wanted:
+        _download(folder, wanted, tried)
+    require_enough(folder, manifest(), tried)
+    return folder
+
+
+def absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
+    """Entries that are not under `folder` with the digest that the manifest pins, by package and path."""
+    return {(e.package, e.path): e for e in entries if _sha256(folder / e.package / e.path) != e.sha256}
+
+
+def require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dict[tuple[str, str], Entry]:
+    """Return what is `absent`, with a warning that names it; raise when nothing could be composed of the rest."""
+    missing = absent(folder, entries)
+    there = {(e.kind, e.class_name) for e in entries if e.instance == "known" and (e.package, e.path) not in missing}
+    sounding = [c for kind, c in there if kind == "picture" and ("sound", c) in there]
+    looked = "".join(f"\n  - {line}" for line in tried)
+    if len(sounding) < 2 or ("background", "") not in there:
+        packages = " ".join(sorted({e.package for e in entries}))
+        raise MediaUnavailable(
+            f"{len(missing)} of {len(entries)} media files of the Stamps are not in {folder}.{looked}\n"
+            f"Install the packages ({packages}), or put their .deb files into a folder and name it in "
+            f"${MEDIA_VARIABLE} or data.stamps.media, or choose data.stamps.source: generated."
+        )
+    if missing:
+        names = ", ".join(f"{package}/{path}" for package, path in sorted(missing))
+        warnings.warn(
+            f"{len(missing)} of {len(entries)} media files are missing or of another release, so the data set and its "
+            f"digest differ from the published one, and results do not compare: {names}{looked}",
+            stacklevel=3,
+        )
+    return missing
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _keep(folder: Path, entry: Entry, content: bytes) -> bool:
+    """Write a file of the right digest under its name in one step; refuse any other."""
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        return False
+    target = folder / entry.package / entry.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".partial-", delete=False) as partial:
+        partial.write(content)
+    Path(partial.name).replace(target)
+    return True
+
+
+def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
+    """Take what is wanted from extracted packages: ``root/PATH`` or ``root/PACKAGE/PATH``."""
+    before = len(wanted)
+    for key, entry in list(wanted.items()):
+        for path in (root / entry.path, root / entry.package / entry.path):
+            with contextlib.suppress(OSError):
+                if key in wanted and _keep(folder, entry, path.read_bytes()):
+                    del wanted[key]
+    tried.append(f"files below {root}: {before - len(wanted)} of {before}")
+
+
+def _take(folder: Path, wanted: dict, media: Path, tried: list[str]) -> None:
+    """Take what is wanted from a folder given by hand: extracted files and .deb files."""
+    if not media.is_dir():
+        tried.append(f"{media}: no such folder")
+        return
+    _copy(folder, wanted, media, tried)
+    for package in sorted({package for package, _ in wanted}):
+        for deb in sorted(media.glob(f"{package}_*.deb")):
+            _unpack(folder, wanted, package, deb, tried)
+
+
+def _unpack(folder: Path, wanted: dict, package: str, deb: Path, tried: list[str]) -> None:
+    """Take what is wanted of `package` from a .deb; nothing else in it is written anywhere."""
+    before = len(wanted)
+    try:
+        with deb.open("rb") as file, _tar(deb, file) as tar:
+            for member in tar:
+                key = package, member.name.removeprefix("./")
+                if member.isfile() and key in wanted and _keep(folder, wanted[key], tar.extractfile(member).read()):
+                    del wanted[key]
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, subprocess.SubprocessError) as error:
+        tried.append(f"{deb}: cannot be read: {error}")
+    tried.append(f"{deb}: {before - len(wanted)} files")
+
+
+@contextlib.contextmanager
+def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
+    """The data archive of a .deb, which is an `ar` archive of three members with headers of 60 bytes."""
+    if file.read(8) != b"!<arch>\n":
+        raise ValueError("not a .deb file")
+    while not (header := file.read(60)).startswith(b"data.tar"):
+        if len(header) < 60:
+            raise ValueError("no data archive in it")
+        file.seek(int(header[48:58]) + int(header[48:58]) % 2, os.SEEK_CUR)
+    compression = header[:16].decode("ascii").strip().rstrip("/").removeprefix("data.tar").removeprefix(".")
+    if compression in ("", "xz", "gz", "bz2"):
+        with tarfile.open(fileobj=file, mode=f"r|{compression}") as tar:
+            yield tar
+    elif shutil.which("dpkg-deb"):
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as process:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                yield tar
+            process.stdout.read()
+    else:
+        raise ValueError(f"Python cannot read data.tar.{compression} and there is no dpkg-deb: extract it by hand")
+
+
+def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
+    """Take what is wanted from packages that apt-get downloads into a private folder."""
+    edition = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()
+    done = {p: folder / p / ".downloaded" for p, _ in wanted}  # not again for the same manifest
+    packages = sorted(p for p in done if not done[p].exists() or done[p].read_text() != edition)
+    if not packages:
+        return
+    if not shutil.which("apt-get"):
+        tried.append("apt-get: not on this machine")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
+        if not _apt(["update"], Path(private), tried):
+            return
+        for package in packages:
+            if _apt(["download", package], Path(private), tried):
+                for deb in Path(private).glob(f"{package}_*.deb"):
+                    _unpack(folder, wanted, package, deb, tried)
+                    deb.unlink()
+                done[package].parent.mkdir(exist_ok=True)
+                done[package].write_text(edition)
+
+
+def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
+    """Run apt-get with package lists and cache of its own, so that it needs no root; whether it succeeded."""
+    (private / "lists/partial").mkdir(parents=True, exist_ok=True)
+    (private / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
+    options = [f"Dir::State::lists={private}/lists", f"Dir::Cache={private}/cache", "Acquire::Languages=none"]
+    options += ["APT::Sandbox::User=", "Acquire::http::Timeout=20", "Acquire::Retries=1", "APT::Update::Error-Mode=any"]
+    line = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), *command]
+    try:
+        run = subprocess.run(line, cwd=private, capture_output=True, text=True, timeout=900)
+        error = run.stderr.strip()[-300:] if run.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        error = str(failure)
+    if error:
+        tried.append(f"apt-get {' '.join(command)}: {error}")
+    return not error
+
+
+def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all"] = "demo") -> Library:
+    """Read the pictures, sounds (at `sample_rate` Hz) and places that `fetch_media` brought to `folder`.
+
+    Raises
+    ------
+    MediaUnavailable
+        When no scene could be composed of what is there.
+    """
+    entries = manifest(subset)
+    missing = require_enough(folder, entries, [])
+    there = [e for e in entries if (e.package, e.path) not in missing]
+    files = [(e, Path(folder) / e.package / e.path) for e in there]
+    labels = "\n".join(sorted(f"{e.kind} {e.class_name} {e.instance} {e.name} {e.sha256}" for e in there))
+    return Library(
+        tuple(Picture(e.name, e.class_name, e.instance, read_picture(p)) for e, p in files if e.kind == "picture"),
+        tuple(
+            Sound(e.name, e.class_name, e.instance, read_sound(p, sample_rate)) for e, p in files if e.kind == "sound"
+        ),
+        tuple(Background(e.name, read_background(p)) for e, p in files if e.kind == "background"),
+        generated=False,
+        digest=hashlib.sha256(labels.encode()).hexdigest(),
+        missing=tuple(f"{package}/{path}" for package, path in sorted(missing)),
+    )
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A cut-out, uint8 (H, W, 4), cropped to where it is more opaque than transparent."""
+    with Image.open(path) as file:
+        image = file.convert("RGBA")
+    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
+    image = image.crop(box).convert("RGBa")  # premultiplied: hidden colours must not bleed into the edge
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return np.array(image.convert("RGBA"))
+
+
+def read_background(path: Path) -> np.ndarray:
+    """A photograph, uint8 (H, W, 3)."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    image.thumbnail((BACKGROUND_SIDE, BACKGROUND_SIDE))
+    return np.array(image)
+
+
+def read_sound(path: Path, sample_rate: int) -> np.ndarray:
+    """A recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends."""
+    waveform, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return trim(soxr.resample(waveform.mean(axis=1), original_rate, sample_rate, quality="HQ"), sample_rate)
+
+
+def trim(waveform: np.ndarray, sample_rate: int, below: float = 40.0) -> np.ndarray:
+    """Cut off both ends as far as each 10 ms are `below` dB quieter than the loudest 10 ms."""
+    hop = max(1, sample_rate // 100)
+    frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
+    level = np.sqrt((frames**2).mean(axis=1))
+    loud = np.flatnonzero(level > level.max() * 10 ** (-below / 20))
+    return waveform[loud[0] * hop : (loud[-1] + 1) * hop].astype(np.float32) if len(loud) else waveform
+
+
+def generated_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 8, seed: int = 0) -> Library:
+    """A drawn shape and a synthesized sound a class, each as a known and a new instance, and places of smooth noise.
+
+    The material of tests, and of a demonstration where no media can be had. `seed` decides every byte.
+    """
+    rng = np.random.default_rng([seed, classes, backgrounds])
+    pictures, sounds = [], []
+    for index in range(classes):
+        for instance in ("known", "new"):
+            label = f"generated:{index:03d}_{instance}", f"shape_{index:03d}", instance
+            pictures.append(Picture(*label, _shape(index, classes, rng)))
+            sounds.append(Sound(*label, _tone(index, classes, sample_rate, rng)))
+    places = tuple(Background(f"generated:place_{index:03d}", _place(rng)) for index in range(backgrounds))
+    digest = hashlib.sha256(f"generated 1 {sample_rate} {classes} {backgrounds} {seed}".encode()).hexdigest()
+    return Library(tuple(pictures), tuple(sounds), places, generated=True, digest=digest)
+
+
+def _shape(index: int, classes: int, rng: np.random.Generator, side: int = 160) -> np.ndarray:
+    """A flower of the class's number of petals, hue and texture, uint8 (H, W, 4) with a soft edge."""
+    width, height = side, round(side * rng.uniform(0.7, 1.0))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    petals, depth = 2 + index % 6, (0.12, 0.3)[index // 6 % 2]
+    outline = 0.97 - depth + depth * np.cos(petals * angle + rng.uniform(0, 2 * np.pi))
+    alpha = np.clip((outline - radius) * side / 4 + 0.5, 0, 1)
+    wave = (x, y, radius, np.cos(4 * angle) * radius)[index % 4]
+    texture = 0.5 + 0.5 * np.sin(2 * np.pi * (2 + index % 3) * wave + rng.uniform(0, 2 * np.pi))
+    hue = (index * 0.618 + rng.uniform(-0.03, 0.03)) % 1  # golden ratio: neighbours in number are far apart in hue
+    light, dark = (np.array(colorsys.hsv_to_rgb(hue, s, v)) for s, v in ((0.55, 0.95), (0.9, 0.45)))
+    rgb = dark + texture[..., None] * (light - dark)  # (H, W, 3)
+    rgba = (np.concatenate([rgb, alpha[..., None]], axis=2) * 255).astype(np.uint8)
+    rows, columns = (np.flatnonzero((rgba[..., 3] > 127).any(axis=axis)) for axis in (1, 0))
+    return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _tone(index: int, classes: int, sample_rate: int, rng: np.random.Generator, seconds: float = 2.0) -> np.ndarray:
+    """A sound of the class's kind (harmonics, chirps, bursts of noise, warble) around its frequency, float32 (samples,)."""
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    highest = min(3000.0, sample_rate / 8)
+    pitch = 150 * (highest / 150) ** (index / max(1, classes - 1)) * rng.uniform(0.96, 1.04)
+    rate, phase = (2 + index % 5) * rng.uniform(0.95, 1.05), rng.uniform(0, 2 * np.pi)
+    kind = index % 4
+    cycles = pitch * time
+    if kind == 1:  # chirps upwards, `rate` a second
+        cycles = np.cumsum(pitch * (0.7 + 0.6 * ((rate * time + phase) % 1))) / sample_rate
+    elif kind == 3:  # warble
+        cycles = np.cumsum(pitch * (1 + 0.15 * np.sin(2 * np.pi * rate * time + phase))) / sample_rate
+    if kind == 2:
+        carrier = np.cos(2 * np.pi * cycles) * np.convolve(
+            rng.standard_normal(len(time)), np.full(40, 0.2), mode="same"
+        )
+        wave = carrier * ((rate * time + phase) % 1 < 0.5)
+    else:
+        wave = sum(np.sin(2 * np.pi * (n + 1) * cycles + phase * n) * 0.6**n for n in range(3 if kind else 4))
+        wave = wave * (0.6 + 0.4 * np.sin(2 * np.pi * rate * time)) if kind == 0 else wave
+    wave = wave + 0.01 * rng.standard_normal(len(time))
+    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def _place(rng: np.random.Generator, size: tuple[int, int] = (480, 360)) -> np.ndarray:
+    """Smooth noise of three octaves, uint8 (H, W, 3)."""
+    total = np.zeros((size[1], size[0], 3))
+    for cells, weight in ((3, 0.5), (8, 0.3), (30, 0.2)):
+        noise = Image.fromarray(rng.integers(0, 256, (cells * 3 // 4 + 1, cells, 3), dtype=np.uint8))
+        total += weight * np.asarray(noise.resize(size, Image.Resampling.BICUBIC))
+    return total.astype(np.uint8)
