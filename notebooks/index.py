@@ -35,11 +35,9 @@ from sslib.pages import when
 
 reports = Path(reports).resolve()
 
-# %% [markdown]
-# An experiment is a folder with a `run/` or a page in it; its variants (ablations) lie below it.
-
 
 # %%
+# An experiment is a folder with a run/ or a notebook in it; its variants (ablations) lie below it.
 def read(folder):
     """What is known about one experiment; `summary` is empty while it is unfinished."""
     file = folder / "run" / "summary.json"
@@ -60,9 +58,6 @@ def is_experiment(folder):
 
 found = [read(folder) for folder in sorted(reports.glob("*/*")) if is_experiment(folder)]
 found.sort(key=lambda experiment: experiment["changed"], reverse=True)
-
-# %% [markdown]
-# The pieces of one entry: picture, headline numbers, links.
 
 
 # %%

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 Fraction = Field(ge=0.0, le=1.0)
 
@@ -55,7 +64,7 @@ class Data(Section):
     tests: tuple[str, ...] = ("test",)
     sample_rate: PositiveInt = Field(24000, description="Hz")
     seconds: PositiveFloat = Field(3.0, description="length of the sound, centred at the time of the frame")
-    time: Literal["middle", "random"] | float = Field("middle", description="seconds; random in training only")
+    time: Literal["middle", "random"] | NonNegativeFloat = Field("middle", description="seconds; random in training only")
     frame: PositiveInt | None = Field(None, description="this frame (1-based) whatever the time; the release: 7")
     frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
     image_size: PositiveInt = Field(224, description="pixels: pictures are squashed to a square of this side")
@@ -186,6 +195,11 @@ def repository_root(start: Path | None = None) -> Path:
         if (folder / "sslib" / "config.py").is_file() and (folder / "notebooks").is_dir():
             return folder
     raise FileNotFoundError(f"no sslib repository at or above {start}: run this inside a clone of it")
+
+
+def experiment_folder(config: Config, root: Path | None = None) -> Path:
+    """Where everything about an experiment lies: ``reports/<exp_prefix>/<exp_name>`` of the repository."""
+    return (root or repository_root()) / "reports" / config.exp_prefix / config.exp_name
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

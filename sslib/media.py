@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import librosa
 import numpy as np
 import soundfile
+import soxr
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
@@ -63,14 +63,16 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
     """
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with soundfile.SoundFile(file) as stream:
-            waveform, _ = librosa.load(stream, sr=sample_rate, mono=True, res_type="soxr_hq")
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError, librosa.ParameterError) as error:
+        channels, rate = soundfile.read(file, dtype="float32", always_2d=True)  # (samples, channels)
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
         raise MediaError(f"not a readable sound ({_name(source)}): {error}") from error
+    waveform = channels.mean(axis=1)
     if not len(waveform):
         raise MediaError(f"a sound without a single sample ({_name(source)})")
     if not np.isfinite(waveform).all():
         raise MediaError(f"a sound with samples that are not finite ({_name(source)})")
+    if rate != sample_rate:
+        waveform = soxr.resample(waveform, rate, sample_rate, quality="HQ")
     return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
 
 

@@ -20,6 +20,8 @@ CHUNK = 256  # clips at a time: 256 x 224 x 224 doubles are 100 MB
 
 def resize(maps: Float[np.ndarray, "N h w"], size: tuple[int, int] = (GRID, GRID)) -> Float[np.ndarray, "N H W"]:
     """Bilinear interpolation with half-pixel centres (torch's ``align_corners=False``)."""
+    if maps.shape[1:] == tuple(size):
+        return np.asarray(maps)
     rows, columns = (_weights(old, new) for old, new in zip(maps.shape[1:], size, strict=True))
     return rows @ np.asarray(maps, dtype=np.float64) @ columns.T
 
@@ -61,12 +63,20 @@ def predict(
     if threshold == "median":
         chosen = flat >= np.median(flat, axis=1, keepdims=True)
     else:
-        count = np.round(truth.reshape(len(truth), -1).sum(axis=1)).astype(int)
-        ranks = np.empty(flat.shape, dtype=np.int32)
-        order = np.argsort(-flat, axis=1, kind="stable")
-        np.put_along_axis(ranks, order, np.arange(flat.shape[1], dtype=np.int32)[None], axis=1)
-        chosen = ranks < count[:, None]
+        counts = np.round(truth.reshape(len(truth), -1).sum(axis=1)).astype(int)
+        chosen = np.stack([_highest(row, count) for row, count in zip(flat, counts, strict=True)])
     return chosen.reshape(heatmaps.shape)
+
+
+def _highest(values: Float[np.ndarray, " n"], count: int) -> Bool[np.ndarray, " n"]:
+    """The `count` highest of `values`; where the last ones tie, the first of them."""
+    if count == 0:
+        return np.zeros(len(values), dtype=bool)
+    last = np.partition(values, len(values) - count)[len(values) - count]
+    chosen = values > last
+    ties = np.flatnonzero(values == last)
+    chosen[ties[: count - chosen.sum()]] = True
+    return chosen
 
 
 def ciou(

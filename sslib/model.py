@@ -164,8 +164,7 @@ def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
     except Exception as error:
         advice = "give model.imagenet the path of a local ResNet-18 state dict (torchvision's resnet18-*.pth)"
         raise ValueError(f"ImageNet weights could not be read ({source}): {error}; {advice}") from error
-    weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
+        network.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})
+    except (RuntimeError, AttributeError) as error:
         raise ValueError(f"ImageNet weights {source} do not fit model.width/model.blocks: {error}") from error

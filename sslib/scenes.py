@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shutil
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +22,16 @@ from tqdm.auto import tqdm
 
 from sslib.config import Data, Stamps
 from sslib.layout import Layout
-from sslib.stamps import Background, Library, Picture, Sound
+from sslib.stamps import (
+    Background,
+    Library,
+    MediaUnavailable,
+    Picture,
+    Sound,
+    fetch_media,
+    generated_library,
+    load_library,
+)
 
 SPLITS = ("train", "val", "test", "test_new_instances")
 # Share of the picture that a VGG-SS ground truth covers: quantiles of all 5,158 records.
@@ -70,6 +80,25 @@ class Pool(NamedTuple):
     pictures: dict[str, list[Picture]]
     sounds: dict[str, list[Sound]]
     backgrounds: list[Background]
+
+
+def open_library(data: Data) -> Library:
+    """The material that ``data.stamps`` asks for: real media, or (``auto``, where there are none) generated clips.
+
+    Raises
+    ------
+    MediaUnavailable
+        With ``source: media`` where the packages are neither installed nor to be had.
+    """
+    if data.stamps.source != "generated":
+        try:
+            folder = fetch_media(data.root.parent / "stamps-media", data.stamps.media)
+            return load_library(folder, data.sample_rate, subset=data.stamps.subset)
+        except MediaUnavailable as error:
+            if data.stamps.source == "media":
+                raise
+            warnings.warn(f"no real media, generated clips instead: {error}", stacklevel=2)
+    return generated_library(data.sample_rate)
 
 
 def pool(library: Library, split: str) -> Pool:

@@ -2,7 +2,7 @@
 
 The media belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file
 by sha256, with its class and a verdict. Here the pinned files are brought together (`fetch_media`) and read
-(`load_library`). Without the packages, `generated_library` draws shapes and synthesizes sounds for tests and first steps.
+(`load_library`). Where there are no packages, `generated_library` draws shapes and synthesizes sounds.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class MediaUnavailable(FileNotFoundError):
 
 
 def manifest(subset: Literal["demo", "all", "considered"] = "all") -> list[Entry]:
-    """The manifest's lines: those of the demo, all usable ones, or also the rejected ones with the reason in ``note``."""
+    """The manifest's lines: those of the demo, all usable ones, or with the rejected ones too (``note`` says why)."""
     with MANIFEST.open(encoding="utf-8", newline="") as file:
         entries = [Entry(*row)._replace(demo=row[3] == "1") for row in list(csv.reader(file))[1:]]
     if subset == "considered":
@@ -107,51 +107,53 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
     .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
     release of its package) is not used.
 
-    Returns
-    -------
-    folder : Path
-
     Raises
     ------
     MediaUnavailable
         When no scene could be composed of what was found.
+    NotADirectoryError
+        When the folder given by hand is not there.
     """
-    folder, tried = Path(folder), []
+    folder, tried, entries = Path(folder), [], manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
-    wanted = absent(folder, manifest())
+    if media and not Path(media).is_dir():
+        raise NotADirectoryError(f"{media}: this folder of Stamps media, given by hand, does not exist")
+    wanted = _absent(folder, entries)
     if wanted:
         _copy(folder, wanted, INSTALLED, tried)
     if wanted and media:
         _take(folder, wanted, Path(media), tried)
     if wanted:
         _download(folder, wanted, tried)
-    require_enough(folder, manifest(), tried)
+    _require_enough(folder, entries, tried)
     return folder
 
 
-def absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
+def _absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
     """Entries that are not under `folder` with the digest that the manifest pins, by package and path."""
     return {(e.package, e.path): e for e in entries if _sha256(folder / e.package / e.path) != e.sha256}
 
 
-def require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dict[tuple[str, str], Entry]:
-    """Return what is `absent`, with a warning that names it; raise when nothing could be composed of the rest."""
-    missing = absent(folder, entries)
+def _require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dict[tuple[str, str], Entry]:
+    """Return what is absent, with a warning that names it; raise when nothing could be composed of the rest."""
+    missing = _absent(folder, entries)
     there = {(e.kind, e.class_name) for e in entries if e.instance == "known" and (e.package, e.path) not in missing}
     sounding = [c for kind, c in there if kind == "picture" and ("sound", c) in there]
     looked = "".join(f"\n  - {line}" for line in tried)
     if len(sounding) < 2 or ("background", "") not in there:
         packages = " ".join(sorted({e.package for e in entries}))
         raise MediaUnavailable(
-            f"{len(missing)} of {len(entries)} media files of the Stamps are not in {folder}.{looked}\n"
+            f"{len(missing)} of the {len(entries)} media files of the Stamps are not in {folder}.{looked}\n"
             f"Install the packages ({packages}), or put their .deb files into a folder and name it in "
             f"${MEDIA_VARIABLE} or data.stamps.media, or choose data.stamps.source: generated."
         )
     if missing:
-        names = ", ".join(f"{package}/{path}" for package, path in sorted(missing))
+        names = [f"{package}/{path}" for package, path in sorted(missing)]
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
         warnings.warn(
-            f"{len(missing)} of {len(entries)} media files are missing or of another release, so the data set and its "
-            f"digest differ from the published one, and results do not compare: {names}{looked}",
+            f"{len(missing)} of the {len(entries)} media files are missing or of another release: "
+            f"{', '.join(names[:12])}{more}. "
+            f"Data set and digest differ from the published ones: results do not compare.{looked}",
             stacklevel=3,
         )
     return missing
@@ -181,17 +183,14 @@ def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
     before = len(wanted)
     for key, entry in list(wanted.items()):
         for path in (root / entry.path, root / entry.package / entry.path):
-            with contextlib.suppress(OSError):
-                if key in wanted and _keep(folder, entry, path.read_bytes()):
-                    del wanted[key]
-    tried.append(f"files below {root}: {before - len(wanted)} of {before}")
+            if key in wanted and _sha256(path) == entry.sha256 and _keep(folder, entry, path.read_bytes()):
+                del wanted[key]
+    place = "installed packages" if root == INSTALLED else f"extracted files in {root}"
+    tried.append(f"{place}: {before - len(wanted)} of {before} files")
 
 
 def _take(folder: Path, wanted: dict, media: Path, tried: list[str]) -> None:
     """Take what is wanted from a folder given by hand: extracted files and .deb files."""
-    if not media.is_dir():
-        tried.append(f"{media}: no such folder")
-        return
     _copy(folder, wanted, media, tried)
     for package in sorted({package for package, _ in wanted}):
         for deb in sorted(media.glob(f"{package}_*.deb")):
@@ -209,7 +208,7 @@ def _unpack(folder: Path, wanted: dict, package: str, deb: Path, tried: list[str
                     del wanted[key]
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, subprocess.SubprocessError) as error:
         tried.append(f"{deb}: cannot be read: {error}")
-    tried.append(f"{deb}: {before - len(wanted)} files")
+    tried.append(f"{deb}: {before - len(wanted)} of {before} files")
 
 
 @contextlib.contextmanager
@@ -246,8 +245,7 @@ def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
-        if not _apt(["update"], Path(private), tried):
-            return
+        _apt(["update"], Path(private), tried)  # one unreachable source of several does not matter
         for package in packages:
             if _apt(["download", package], Path(private), tried):
                 for deb in Path(private).glob(f"{package}_*.deb"):
@@ -262,7 +260,7 @@ def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
     (private / "lists/partial").mkdir(parents=True, exist_ok=True)
     (private / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
     options = [f"Dir::State::lists={private}/lists", f"Dir::Cache={private}/cache", "Acquire::Languages=none"]
-    options += ["APT::Sandbox::User=", "Acquire::http::Timeout=20", "Acquire::Retries=1", "APT::Update::Error-Mode=any"]
+    options += ["APT::Sandbox::User=", "Acquire::http::Timeout=20", "Acquire::Retries=1"]
     line = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), *command]
     try:
         run = subprocess.run(line, cwd=private, capture_output=True, text=True, timeout=900)
@@ -283,16 +281,22 @@ def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all
         When no scene could be composed of what is there.
     """
     entries = manifest(subset)
-    missing = require_enough(folder, entries, [])
+    missing = _require_enough(Path(folder), entries, [])
     there = [e for e in entries if (e.package, e.path) not in missing]
-    files = [(e, Path(folder) / e.package / e.path) for e in there]
     labels = "\n".join(sorted(f"{e.kind} {e.class_name} {e.instance} {e.name} {e.sha256}" for e in there))
+    pictures, sounds, backgrounds = [], [], []
+    for e in there:
+        path = Path(folder) / e.package / e.path
+        if e.kind == "picture":
+            pictures.append(Picture(e.name, e.class_name, e.instance, read_picture(path)))
+        elif e.kind == "sound":
+            sounds.append(Sound(e.name, e.class_name, e.instance, read_sound(path, sample_rate)))
+        else:
+            backgrounds.append(Background(e.name, read_background(path)))
     return Library(
-        tuple(Picture(e.name, e.class_name, e.instance, read_picture(p)) for e, p in files if e.kind == "picture"),
-        tuple(
-            Sound(e.name, e.class_name, e.instance, read_sound(p, sample_rate)) for e, p in files if e.kind == "sound"
-        ),
-        tuple(Background(e.name, read_background(p)) for e, p in files if e.kind == "background"),
+        tuple(pictures),
+        tuple(sounds),
+        tuple(backgrounds),
         generated=False,
         digest=hashlib.sha256(labels.encode()).hexdigest(),
         missing=tuple(f"{package}/{path}" for package, path in sorted(missing)),
@@ -328,7 +332,7 @@ def trim(waveform: np.ndarray, sample_rate: int, below: float = 40.0) -> np.ndar
     hop = max(1, sample_rate // 100)
     frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
     level = np.sqrt((frames**2).mean(axis=1))
-    loud = np.flatnonzero(level > level.max() * 10 ** (-below / 20))
+    loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-below / 20))
     return waveform[loud[0] * hop : (loud[-1] + 1) * hop].astype(np.float32) if len(loud) else waveform
 
 
@@ -368,7 +372,7 @@ def _shape(index: int, classes: int, rng: np.random.Generator, side: int = 160) 
 
 
 def _tone(index: int, classes: int, sample_rate: int, rng: np.random.Generator, seconds: float = 2.0) -> np.ndarray:
-    """A sound of the class's kind (harmonics, chirps, bursts of noise, warble) around its frequency, float32 (samples,)."""
+    """A sound of the class's kind (harmonics, chirps, bursts of noise, warble) around its pitch, float32 (samples,)."""
     time = np.arange(round(seconds * sample_rate)) / sample_rate
     highest = min(3000.0, sample_rate / 8)
     pitch = 150 * (highest / 150) ** (index / max(1, classes - 1)) * rng.uniform(0.96, 1.04)
@@ -380,10 +384,8 @@ def _tone(index: int, classes: int, sample_rate: int, rng: np.random.Generator, 
     elif kind == 3:  # warble
         cycles = np.cumsum(pitch * (1 + 0.15 * np.sin(2 * np.pi * rate * time + phase))) / sample_rate
     if kind == 2:
-        carrier = np.cos(2 * np.pi * cycles) * np.convolve(
-            rng.standard_normal(len(time)), np.full(40, 0.2), mode="same"
-        )
-        wave = carrier * ((rate * time + phase) % 1 < 0.5)
+        noise = np.convolve(rng.standard_normal(len(time)), np.full(40, 0.2), mode="same")
+        wave = noise * np.cos(2 * np.pi * cycles) * ((rate * time + phase) % 1 < 0.5)
     else:
         wave = sum(np.sin(2 * np.pi * (n + 1) * cycles + phase * n) * 0.6**n for n in range(3 if kind else 4))
         wave = wave * (0.6 + 0.4 * np.sin(2 * np.pi * rate * time)) if kind == 0 else wave

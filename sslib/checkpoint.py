@@ -1,0 +1,109 @@
+"""Checkpoints: one file of tensors and plain values, read without running any code, refused when it does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sslib.config import Config
+from sslib.layout import Layout
+from sslib.model import SoundLocalizer
+
+FORMAT = 1
+NAME = "checkpoint.pt"
+# What does not change the weights: where the data lie, how they are read, what is tested later.
+NOT_RECIPE = ("data.root", "data.loader", "data.tests", "data.stamps", "training.workers")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says which and why."""
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code that it may carry.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is missing, is no checkpoint of this project, or holds anything but plain values and tensors.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"no checkpoint {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is refused: not a file of tensors and plain values only ({reason})") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of sslib (format {FORMAT})")
+    return state
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLocalizer, Config]:
+    """The model of a checkpoint, ready for inference, and the configuration it was trained with.
+
+    Raises
+    ------
+    CheckpointError
+        As :func:`load_checkpoint`, and when weights are missing, unknown or of another shape.
+    """
+    state = load_checkpoint(path)
+    config = Config.model_validate(state["config"])
+    model = SoundLocalizer(config.model.model_copy(update={"imagenet": False}))
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its own configuration: {error}") from error
+    return model.to(device).eval(), config
+
+
+def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[dict[str, Any]]) -> None:
+    """Write a checkpoint in one step: a reader finds the old one or the new one, never half of it."""
+    state = {
+        "format": FORMAT,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": len(history),
+        "history": history,
+        "config": json.loads(config.model_dump_json()),
+        "data": data_digest(config),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def resumable(config: Config, run: Path) -> dict[str, Any] | None:
+    """The state to go on from; an error when it belongs to another experiment."""
+    if not (run / NAME).exists():
+        return None
+    state = load_checkpoint(run / NAME)
+    changed = _differences(_recipe(Config.model_validate(state["config"])), _recipe(config))
+    if changed:
+        advice = "give the experiment another exp_name, or start over (retrain, --force)"
+        raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {advice}")
+    if state["data"] != data_digest(config):
+        raise CheckpointError(f"{run} was trained on other data than {config.data.root} holds now: start over")
+    return state
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """What decides the weights, as far as the configuration does: not where data lie nor how fast they are read."""
+    sections = {"seed", "data", "front_end", "model", "objective", "training"}
+    flat = pd.json_normalize(config.model_dump(mode="json", include=sections), max_level=1).iloc[0].to_dict()
+    return {key: value for key, value in flat.items() if key not in NOT_RECIPE}
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def data_digest(config: Config) -> str:
+    """What identifies the training data: the folder's own digest, else how many clips its list names."""
+    layout = Layout(config.data.root)
+    return str(layout.info().get("digest", "")) or f"{len(layout.ids(config.data.train))} clips"

@@ -1,0 +1,288 @@
+"""Training and prediction. Lightning Fabric is the only one here to touch devices and processes.
+
+A run is one folder: ``config.yaml``, ``metrics.csv`` (one row an epoch) and ``checkpoint.pt``, replaced in one step
+after every epoch. Each epoch draws its random numbers from (seed, epoch) alone, so a run that was killed and resumed
+is the run that was never killed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
+from tqdm.auto import tqdm
+
+from sslib import checkpoint, datasets, features, losses, metrics
+from sslib import config as configuration
+from sslib.config import Config
+from sslib.model import Output, SoundLocalizer
+
+MOMENTUM = 0.01  # of the running frequency with which a node is foreground
+
+
+def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | None = None) -> Path:
+    """Train one experiment, or go on where it stopped, or find it complete.
+
+    Parameters
+    ----------
+    folder : the experiment's folder; the run lies in ``folder/run``.
+    retrain : start over, replacing a run that is there.
+    until : stop after this epoch (the run stays incomplete and can be resumed).
+
+    Returns
+    -------
+    Path of the run's folder.
+
+    Raises
+    ------
+    CheckpointError
+        When the folder holds a run of another configuration or of other data.
+    """
+    run = Path(folder) / "run"
+    if retrain:
+        (run / checkpoint.NAME).unlink(missing_ok=True)
+    state = checkpoint.resumable(config, run)
+    if state and state["epoch"] >= config.training.epochs:
+        return run
+    fabric = start_fabric(config)
+    fabric.seed_everything(config.seed, verbose=False)
+    model = SoundLocalizer(config.model)
+    optimizer = _optimizer(model, config)
+    model, optimizer = fabric.setup(model, optimizer)
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    batches = _batches(fabric, config)
+    validate = _validation(fabric, config)
+    history = state["history"] if state else []
+    _write(run / "config.yaml", configuration.dump(config).encode(), fabric)
+    for epoch in range(len(history) + 1, min(config.training.epochs, until or config.training.epochs) + 1):
+        fabric.seed_everything(_epoch_seed(config, epoch, fabric.global_rank), verbose=False)
+        started = time.perf_counter()
+        row = {"epoch": epoch} | _train_epoch(fabric, model, optimizer, batches, config, epoch) | validate(model)
+        history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
+        if fabric.is_global_zero:
+            checkpoint.save(run / checkpoint.NAME, config, model, optimizer, history)
+        _write(run / "metrics.csv", pd.DataFrame(history).to_csv(index=False).encode(), fabric)
+        fabric.barrier()
+        fabric.print(_line(history[-1], config.training.epochs))
+    return run
+
+
+def start_fabric(config: Config):
+    """Fabric as ``training`` says; under torchrun it joins the processes that are there."""
+    from lightning_fabric import Fabric
+
+    training = config.training
+    fabric = Fabric(
+        accelerator=training.accelerator,
+        devices=training.devices,
+        precision=training.precision,
+        strategy="ddp" if training.devices > 1 else "auto",
+    )
+    fabric.launch()
+    return fabric
+
+
+def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: Any = None) -> losses.Losses:
+    """Forward and losses of one batch of int16 sounds and uint8 pictures; the caller goes backward.
+
+    With several processes the pictures and sounds of all of them are compared, with gradients to each.
+    """
+    image = features.images(batch["image"], config, augment=True)
+    spectrogram = features.sounds(batch["waveform"], config, augment=True)
+    output = model(image, spectrogram)
+    if fabric is not None and fabric.world_size > 1:
+        gathered = (None if part is None else fabric.all_gather(part, sync_grads=True).flatten(0, 1) for part in output)
+        output = Output(*gathered)
+    return losses.objective(output, model.scale, config.objective)
+
+
+def learning_rate(config: Config, step: int, steps: int) -> float:
+    """The rate of step `step` (from 0) of `steps`: linear warm-up, then constant or a half cosine down to 0."""
+    training = config.training
+    rise = training.warmup * steps
+    if step < rise:
+        return training.learning_rate * (step + 1) / (rise + 1)
+    if training.schedule == "constant":
+        return training.learning_rate
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+
+
+def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, epoch: int) -> dict[str, float]:
+    model.train()
+    count, loader = batches(epoch)
+    sums: dict[str, Tensor] = {}
+    for index, batch in enumerate(tqdm(loader, desc=f"epoch {epoch}", total=count, leave=False)):
+        rate = learning_rate(config, (epoch - 1) * count + index, config.training.epochs * count)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        result = training_step(model, batch, config, fabric)
+        fabric.backward(result.total)
+        optimizer.step()
+        optimizer.zero_grad()
+        if result.order is not None:
+            _count_foreground(model, result.order, config.objective.foreground)
+        target = torch.arange(len(result.logits), device=result.logits.device)
+        found = (result.logits.argmax(dim=1) == target).float().mean()
+        for name, value in {"loss": result.total, **result.terms, "accuracy": found}.items():
+            sums[name] = sums.get(name, 0) + value.detach()
+    means = {name: float(value) / count for name, value in sums.items()}
+    if not math.isfinite(means["loss"]):
+        raise FloatingPointError(f"the loss is not finite in epoch {epoch}: lower training.learning_rate")
+    return means | {"scale": model.scale.item(), "learning_rate": rate}
+
+
+@torch.no_grad()
+def _count_foreground(model, order: Tensor, foreground: int) -> None:
+    """`order` holds the clips of all processes already, so every process counts the same."""
+    chosen = torch.zeros_like(model.foreground_frequency)
+    chosen.scatter_add_(
+        0, order[:, :foreground].flatten(), torch.ones_like(order[:, :foreground].flatten(), dtype=chosen.dtype)
+    )
+    model.foreground_frequency.lerp_(chosen / len(order), MOMENTUM)
+
+
+def _batches(fabric, config: Config) -> Callable[[int], tuple[int, Any]]:
+    """A function of the epoch that gives the number of batches and the batches; incomplete ones are left out."""
+    dataset = datasets.open_dataset(config, config.data.train, train=True)
+    size = config.training.batch_size
+    share = len(dataset) // fabric.world_size
+    if share < size:
+        raise ValueError(f"training.batch_size {size} is larger than the {share} clips of {config.data.train!r}")
+    if config.data.in_memory:
+        clips = datasets.load_in_memory(dataset, fabric.device)
+        return lambda epoch: (share // size, _from_memory(clips, size, fabric, _epoch_seed(config, epoch)))
+    sampler = DistributedSampler(dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True)
+    loader = DataLoader(
+        dataset, size, sampler=sampler, drop_last=True, num_workers=config.training.workers, collate_fn=datasets.collate
+    )
+    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+
+    def epoch_batches(epoch: int) -> tuple[int, Any]:
+        sampler.set_epoch(epoch)
+        return len(loader), loader
+
+    return epoch_batches
+
+
+def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Batches of this process in an order that all processes agree on."""
+    order = torch.randperm(len(clips.ids), generator=torch.Generator().manual_seed(seed))
+    order = order[fabric.global_rank :: fabric.world_size]
+    for start in range(0, len(clips.ids) // fabric.world_size // size * size, size):
+        chosen = order[start : start + size].to(clips.image.device)
+        yield {"image": clips.image[chosen], "waveform": clips.waveform[chosen]}
+
+
+def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
+    """A function that measures a model on the validation list: with boxes where the list has them."""
+    dataset = datasets.open_dataset(config, config.data.val)
+    annotations = dataset.layout.annotations(config.data.val)
+    truth = None
+    if all(clip_id in annotations for clip_id in dataset.ids):
+        truth = np.stack([metrics.box_map(annotations[i]["boxes"]) for i in dataset.ids]).astype(np.float32)
+    clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else dataset
+
+    def validate(model) -> dict[str, float]:
+        prediction = predict(model, clips, config, fabric.device)
+        row = {"val_loss": prediction.loss, "val_accuracy": prediction.accuracy}
+        if truth is not None:
+            row["val_pointing"] = float(metrics.pointing(prediction.maps["similarity"], truth > 0).mean())
+            row["val_success"] = metrics.success_rate(metrics.ciou(prediction.maps["similarity"], truth))
+        return row
+
+    return validate
+
+
+class Prediction(NamedTuple):
+    """What a model says of N clips."""
+
+    ids: list[str]
+    maps: dict[str, np.ndarray]  # name: float32 (N, h, w), raw
+    audio: np.ndarray  # float32 (N, C), unit length
+    loss: float  # localization loss over the batches
+    accuracy: float  # share of pictures whose own sound is the best of the batch
+
+
+@torch.no_grad()
+def predict(
+    model: Any,
+    clips: datasets.AVDataset | datasets.InMemory,
+    config: Config,
+    device: torch.device | str = "cpu",
+    sounds: dict[str, np.ndarray] | None = None,
+) -> Prediction:
+    """Maps and embeddings of every clip, in order.
+
+    Parameters
+    ----------
+    model : a :class:`SoundLocalizer`, on `device`.
+    sounds : other sounds to play: name -> for each clip the index of the clip whose sound it gets. Each name becomes
+        one more kind of map beside ``similarity`` (each clip with its own sound), ``visual_only`` and
+        ``visual_only_mean`` (with the reasoning module).
+    """
+    model.eval()
+    size = config.evaluation.batch_size
+    audio = torch.cat([_encode_sounds(model, batch, config) for batch in _in_order(clips, size, device)])
+    pairings = {"similarity": np.arange(len(audio))} | (sounds or {})
+    maps: dict[str, list[Tensor]] = {}
+    loss = found = place = 0.0
+    for batch in _in_order(clips, size, device):
+        rows = slice(int(place), int(place) + len(batch["image"]))
+        visual = model.encode_image(features.images(batch["image"], config)).float()
+        for name, index in pairings.items():
+            maps.setdefault(name, []).append(model.similarity(visual, audio[torch.as_tensor(index[rows])]).cpu())
+        if model.reasoning is not None:
+            node_maps, _ = model.reason(visual)
+            maps.setdefault("visual_only", []).append(model.visual_only(node_maps).cpu())
+            maps.setdefault("visual_only_mean", []).append(model.visual_only(node_maps, every=True).cpu())
+        logits = losses.pooled_similarity(visual, audio[rows], model.scale, config.objective.pool)
+        loss += float(losses.localization(logits, config.objective.symmetric)) * len(visual)
+        found += int((logits.argmax(dim=1).cpu() == torch.arange(len(logits))).sum())
+        place += len(visual)
+    arrays = {name: torch.cat(parts).numpy() for name, parts in maps.items()}
+    return Prediction(list(clips.ids), arrays, audio.cpu().numpy(), loss / place, found / place)
+
+
+def _encode_sounds(model, batch: dict[str, Tensor], config: Config) -> Tensor:
+    return model.encode_audio(features.sounds(batch["waveform"], config)).float()
+
+
+def _in_order(clips: datasets.AVDataset | datasets.InMemory, size: int, device) -> Iterator[dict[str, Tensor]]:
+    if isinstance(clips, datasets.InMemory):
+        for start in range(0, len(clips.ids), size):
+            yield {"image": clips.image[start : start + size], "waveform": clips.waveform[start : start + size]}
+        return
+    for batch in DataLoader(clips, size, collate_fn=datasets.collate):
+        yield {key: batch[key].to(device) for key in ("image", "waveform")}
+
+
+def _epoch_seed(config: Config, epoch: int, rank: int = 0) -> int:
+    return int(np.random.SeedSequence([config.seed, epoch, rank]).generate_state(1)[0])
+
+
+def _optimizer(model: SoundLocalizer, config: Config) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.training.optimizer]
+    return kind(model.parameters(), lr=config.training.learning_rate, weight_decay=config.training.weight_decay)
+
+
+def _write(path: Path, content: bytes, fabric) -> None:
+    if fabric.is_global_zero:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(path.name + ".tmp").write_bytes(content)
+        path.with_name(path.name + ".tmp").replace(path)
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    parts = [f"epoch {row['epoch']}/{epochs}"]
+    parts += [f"{key} {row[key]:.3f}" for key in ("loss", "accuracy", "val_loss", "val_pointing") if key in row]
+    return ", ".join(parts) + f", {row['seconds']:.0f} s"

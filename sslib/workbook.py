@@ -1,0 +1,232 @@
+"""The runner: papermill executes the numbered notebooks of ``notebooks/`` in order, each becomes a page of the report.
+
+What is executed lies beside its page in ``reports/<exp_prefix>/<exp_name>/``; the originals are never touched. A
+notebook that is finished (same text, configuration, library and predecessors) is not executed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jupytext
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from papermill.exceptions import PapermillExecutionError, strip_color
+from traitlets import default
+
+from sslib import pages
+from sslib.config import Config, ConfigError, experiment_folder, find, load, repository_root
+
+TRAINING = "02_training"
+
+
+class NotebookError(RuntimeError):
+    """A notebook that cannot be run, or a cell of it that failed; the message says which and why."""
+
+
+class OwnInterpreter(AsyncKernelManager):
+    """Starts kernels with this very Python, whatever kernels named python3 the user has installed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        # A MPLBACKEND of the calling shell would leave the pages without figures.
+        return KernelSpec(**get_kernel_dict(), env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+
+    @default("transport_encryption")
+    def _encrypt(self) -> str:
+        return "auto"  # spares the kernel's warning about plain TCP
+
+
+def run(
+    path: str | Path,
+    only: tuple[str, ...] = (),
+    force: bool = False,
+    overrides: dict[str, Any] | None = None,
+    index: bool = True,
+) -> Path:
+    """Execute the notebooks on one configuration and write their pages.
+
+    Parameters
+    ----------
+    path : the YAML file of the experiment.
+    only : number prefixes of the notebooks to run, for example ``("02", "04")``; all of them when empty.
+    force : execute finished notebooks again, and train again.
+    overrides : nested mapping of literals that replace values of the file.
+    index : renew ``reports/index.html`` at the end; a part of a larger run leaves that to its parent.
+
+    Returns
+    -------
+    The folder of the experiment.
+
+    Raises
+    ------
+    ConfigError
+        For a configuration that cannot be used.
+    NotebookError
+        When a notebook does not fit the runner or when one of its cells fails.
+    """
+    file, overrides = find(path), overrides or {}
+    root = repository_root(file.parent)
+    config = load(file, overrides)
+    folder = experiment_folder(config, root)
+    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    chosen = {notebook: _parameters(notebook, file, overrides, force) for notebook in choose(notebooks, only)}
+    for notebook, parameters in chosen.items():  # all checks before the first second of work
+        check(notebook, parameters)
+
+    try:
+        for notebook, parameters in chosen.items():
+            _step(notebook, folder, parameters, _digest(notebook, config, root, folder), force)
+            pages.link_pages(folder, root / "reports")
+    except NotebookError:  # its page is gone: nothing may lead to it
+        pages.link_pages(folder, root / "reports")
+        if index:
+            write_index(root)
+        raise
+    if index:
+        write_index(root)
+    return folder
+
+
+def choose(notebooks: list[Path], only: tuple[str, ...]) -> list[Path]:
+    """The notebooks whose names begin with one of the given numbers."""
+    known = [notebook.name[:2] for notebook in notebooks]
+    if not known:
+        raise NotebookError("no numbered notebooks (01_name.ipynb) in notebooks/")
+    if unknown := [number for number in only if number not in known]:
+        raise NotebookError(f"no notebook {', '.join(unknown)}; there are {', '.join(known)}")
+    return [notebook for notebook in notebooks if not only or notebook.name[:2] in only]
+
+
+def check(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse a notebook that lacks one of the parameters (papermill only warns) or disagrees with its other half."""
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # not a notebook, no kernelspec, no valid JSON
+        raise NotebookError(f"{notebook}: cannot be read as a notebook: {error}") from None
+    if unknown := sorted(set(parameters) - set(known)):
+        names = ", ".join(known) or "none"
+        raise NotebookError(f"{notebook}: its parameters cell has no {', '.join(unknown)} (it has: {names})")
+    script = notebook.with_suffix(".py")
+    if script.exists() and _cells(jupytext.read(script)) != _cells(nbformat.read(notebook, as_version=4)):
+        raise NotebookError(
+            f"{notebook.name} and {script.name} differ: `jupytext --sync {script}` takes over the newer one"
+        )
+
+
+def execute(notebook: Path, target: Path, parameters: dict[str, Any], stamp: dict[str, Any], show_code: bool) -> float:
+    """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
+
+    Both are written under another name first, so that nothing unfinished looks like a report.
+
+    Returns
+    -------
+    Seconds that the execution took.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".partial-{uuid4().hex[:8]}.ipynb")
+    failed, page = target.with_suffix(".failed.ipynb"), target.with_suffix(".html")
+    start = time.perf_counter()
+    try:
+        done = papermill.execute_notebook(
+            str(notebook), str(partial), parameters, cwd=str(notebook.parent), kernel_name="python3",
+            progress_bar=False, kernel_manager_class=OwnInterpreter,
+        )  # fmt: skip
+        seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
+        done.metadata["sslib"] = stamp | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
+        note = f"Run on {pages.when(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
+        pages.replace(page, pages.export(done, notebook.parent, show_code, note))
+        pages.replace(target, nbformat.writes(done))
+        failed.unlink(missing_ok=True)
+        return seconds
+    except Exception as error:
+        if partial.exists():
+            partial.replace(failed)
+        target.unlink(missing_ok=True)  # a page of an earlier state beside a failed run would mislead
+        page.unlink(missing_ok=True)
+        raise NotebookError(f"{notebook.name}: {_reason(error)}\nkept as {failed}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_index(root: Path) -> Path | None:
+    """Execute ``notebooks/index.ipynb``, the list of all experiments, to ``reports/index.html``."""
+    notebook, reports = root / "notebooks" / "index.ipynb", root / "reports"
+    if not notebook.exists():
+        return None
+    parameters = {"reports": str(reports)}
+    check(notebook, parameters)
+    execute(notebook, reports / "index.ipynb", parameters, {}, show_code=False)
+    return reports / "index.html"
+
+
+def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, force: bool) -> None:
+    """Execute one notebook unless it is finished, and say so in one line."""
+    target = folder / notebook.name
+    print(f"{notebook.stem} ", end="", flush=True)
+    if not force and target.with_suffix(".html").exists() and _stamp(target).get("digest") == digest:
+        print("finished before, skipped", flush=True)
+        return
+    try:
+        seconds = execute(notebook, target, parameters, {"digest": digest}, show_code=True)
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    print(f"{seconds:.0f} s", flush=True)
+
+
+def _parameters(notebook: Path, file: Path, overrides: dict[str, Any], force: bool) -> dict[str, Any]:
+    """What the runner hands a notebook: literals only, and no NaN, which would make the executed copy invalid JSON."""
+    try:
+        json.dumps(overrides, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"overrides must be plain finite values: {error}") from None
+    retrain = {"retrain": force} if notebook.stem == TRAINING else {}
+    return {"config": str(file), "overrides": overrides, **retrain}
+
+
+def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
+    """Changes with the text of the notebook, the configuration, sslib, and the run of the notebook before it."""
+    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
+    package = Path(__file__).parent
+    files = sorted(file for file in package.rglob("*.*") if file.suffix in {".py", ".csv", ".j2", ".css"})
+    earlier = (_stamp(file) for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2])
+    before = [stamp for stamp in earlier if stamp]
+    cells = _cells(nbformat.read(notebook, as_version=4))
+    summary = hashlib.sha256(json.dumps([settings, cells, before], sort_keys=True).encode())
+    for file in files:
+        summary.update(file.read_bytes())
+    return summary.hexdigest()
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    """What the runner wrote into an executed notebook; empty when there is none or it is a failed one."""
+    if not file.exists() or ".failed" in file.name or ".partial" in file.name:
+        return {}
+    try:
+        return dict(nbformat.read(file, as_version=4).metadata.get("sslib", {}))
+    except Exception:  # cut short by a full disk, edited by hand: not finished
+        return {}
+
+
+def _cells(notebook: nbformat.NotebookNode) -> list[list[Any]]:
+    """What makes a notebook: kind, tags and text of its cells."""
+    return [[cell.cell_type, pages.tags(cell), cell.source.strip()] for cell in notebook.cells]
+
+
+def _reason(error: Exception) -> str:
+    """Why an execution failed, with the last lines of the traceback."""
+    if not isinstance(error, PapermillExecutionError):
+        return f"{type(error).__name__}: {error}"
+    lines = strip_color("\n".join(error.traceback)).strip().splitlines()
+    return f"cell {error.cell_index} failed with {error.ename}\n" + "\n".join(f"  {line}" for line in lines[-20:])

@@ -1,0 +1,128 @@
+"""The house: pins, notebook pairs and imports that must agree with each other."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+PYTHON = {"python_version": "3.11", "python_full_version": "3.11.9"}
+
+
+def locked():
+    """Version of every package in the lock for the Python that environment.yml names, and the number of hashes."""
+    pins = {}
+    text = (ROOT / "requirements.lock").read_text()
+    for entry in re.split(r"\n(?=[A-Za-z0-9])", text):
+        if entry.startswith("#"):
+            continue
+        requirement = Requirement(entry.splitlines()[0].rstrip("\\ "))
+        if requirement.marker is None or requirement.marker.evaluate(PYTHON):
+            pins[requirement.name] = str(requirement.specifier)
+            assert "--hash=sha256:" in entry, f"{requirement.name} has no hash"
+    return pins
+
+
+def direct():
+    """The dependencies that pyproject.toml names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [text for group in project["optional-dependencies"].values() for text in group]
+    return {Requirement(text).name: Requirement(text) for text in project["dependencies"] + extras}
+
+
+def tracked():
+    """The text files that git tracks, or would when everything were added."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git clone")
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for file in sorted(ROOT / name for name in set(names)):
+        if file.is_file():
+            try:
+                yield file, file.read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                continue  # a picture
+
+
+def test_lock_holds_every_direct_dependency():
+    pins = locked()
+    for name, requirement in direct().items():
+        assert name in pins, f"{name} is not in requirements.lock: make lock"
+        assert requirement.specifier.contains(pins[name].removeprefix("==")), f"{name}: make lock"
+
+
+def test_environment_file_pins_what_the_lock_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["name"] == "sslib"
+    *packages, last = environment["dependencies"]
+    assert f"python={PYTHON['python_version']}" in packages and "pip" in packages
+    *listed, editable = last["pip"]
+    assert editable == "-e ."
+    assert sorted(listed) == sorted(name + pin for name, pin in locked().items() if name in direct())
+
+
+def test_no_file_names_a_registry_or_a_machine():
+    hosts = r"https?://[^\s/\"']*(?:py" + r"pi|pythonhosted|anaconda|artifact|nexus|devpi|registry)[^\s]*"
+    options = r"--(?:extra-)?ind" + r"ex-url|--find-l" + r"inks|file:" + r"///\w|/opt/wh" + r"eels|/ro" + r"ot/"
+    for file, text in tracked():
+        found = re.search(f"{hosts}|{options}", text)
+        assert not found, f"{file.relative_to(ROOT)}: {found and found.group(0)}"
+
+
+def test_notebook_pairs_agree(tmp_path):
+    copy = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", copy, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    scripts, notebooks = sorted(copy.glob("*.py")), sorted(copy.glob("*.ipynb"))
+    assert [file.stem for file in scripts] == [file.stem for file in notebooks], "jupytext --sync notebooks/*.py"
+    before = {file: file.read_bytes() for file in scripts + notebooks}
+    command = [sys.executable, "-m", "jupytext", "--sync", *map(str, scripts)]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True)
+    changed = [file.name for file, content in before.items() if file.read_bytes() != content]
+    assert not changed, f"the pairs differ: jupytext --sync notebooks/*.py ({changed})"
+
+
+def test_notebooks_are_stored_without_outputs():
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = nbformat.read(file, as_version=4)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3", file.name
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                assert not cell.outputs and cell.execution_count is None, f"{file.name}: clear all outputs"
+
+
+def test_the_model_needs_few_libraries():
+    heavy = ("librosa", "lmdb", "av", "papermill", "nbconvert", "lightning_fabric", "matplotlib", "pandas")
+    code = f"import sys, sslib.model, sslib.losses; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_make_knows_its_targets(tmp_path):
+    """On a clone without an environment `make` would build one first; in a ready .venv it only runs."""
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    # `make test` hands its own variables down, which would make this make talk
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+    def plan(target):
+        dry = ["make", "-n", target, "VIRTUAL_ENV=", "CONDA_PREFIX="]
+        done = subprocess.run(dry, cwd=tmp_path, env=surroundings, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert plan("demo").index("uv pip sync") < plan("demo").index("-m sslib run notebooks/configs/demo.yaml")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".synced").touch()
+    assert plan("test").strip() == '".venv/bin/python" -m pytest'
+    assert plan("demo").strip() == '".venv/bin/python" -m sslib run notebooks/configs/demo.yaml'

@@ -1,0 +1,306 @@
+"""The runner and its pages, on tiny notebooks in a temporary clone (papermill and the kernels are the real ones)."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typer.testing import CliRunner
+
+from sslib import pages, workbook
+from sslib.__main__ import app, overrides
+from sslib.config import ConfigError, find, load
+
+ROOT = Path(__file__).parents[1]
+KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+PARAMETERS = 'config = "configs/tiny.yaml"\noverrides = {}\n'
+
+FIRST = r"""# The data
+This page asks **one** question.
+
+---md
+## A formula
+The loss is $\mathcal{L} = -\log p_i$, the code `$HOME` stays, and so does \$5. In a line of its own:
+
+$$\mathrm{softmax}(s)_i = \frac{\exp s_i}{\sum_j \exp s_j}$$
+
+```
+$not_a_formula$
+```
+
+A parabola is drawn. Nothing more.
+---
+import matplotlib.pyplot as plt
+fig, ax = plt.subplots(figsize=(5, 3))
+ax.plot([x**2 for x in range(9)])
+plt.show()
+---
+import sys, time
+from tqdm import tqdm
+for _ in tqdm(range(3), desc="cells"):
+    time.sleep(0.01)
+---
+import ipywidgets
+display(ipywidgets.IntSlider(description="dead slider"))
+---
+from IPython.display import HTML, Audio, Javascript, Math
+import numpy as np, pandas as pd
+display(HTML("<p>kept</p><script>fetch('//example.org')</script>"), Javascript("1"), Math(r"\alpha^2"))
+display(Audio(np.sin(np.arange(800) / 5), rate=8000))
+pd.DataFrame({"class": ["bell", "dog"], "cIoU": [0.61, 0.52]})
+---
+{"python": sys.executable, "folder": __import__("os").getcwd()}
+"""
+
+
+def notebook(text, parameters=PARAMETERS):
+    """A notebook from cells between --- lines; the first one, and those that begin with md, are Markdown."""
+    first, *rest = re.split(r"^---", text, flags=re.MULTILINE)
+    cells = [new_markdown_cell(first.strip()), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    for part in rest:
+        kind = new_markdown_cell if part.startswith("md\n") else new_code_cell
+        cells.append(kind(part.removeprefix("md").strip()))
+    return new_notebook(cells=cells, metadata=KERNEL)
+
+
+def make_clone(folder, **texts):
+    """A clone as far as the runner can tell: sslib/config.py, notebooks/ and a configuration."""
+    for file in ("sslib/config.py", "notebooks/configs/tiny.yaml"):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("exp_prefix: tests\nexp_name: tiny\n" if file.endswith("yaml") else "")
+    for name, made in texts.items():
+        nbformat.write(made, folder / "notebooks" / f"{name.strip('_')}.ipynb")
+    return folder / "notebooks" / "configs" / "tiny.yaml"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One whole run, with a kernel named python3 in the way that cannot start."""
+    folder = tmp_path_factory.mktemp("clone")
+    broken = folder / "jupyter" / "kernels" / "python3"
+    broken.mkdir(parents=True)
+    (broken / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "language": "python", "display_name": "x"}))
+    second = "# Training\n---\n{'got': overrides, 'retrain': retrain, 'config': config}"
+    third = (
+        "# Ablations\n---\nfrom sslib import workbook\n"
+        "workbook.run(config, ('02',), overrides={**overrides, 'exp_name': 'tiny/variants/base'}, index=False)"
+    )
+    config = make_clone(
+        folder,
+        _01_data_preparation=notebook(FIRST),
+        _02_training=notebook(second, PARAMETERS + "retrain = False"),
+        _03_ablations=notebook(third),
+        index=nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4),
+    )
+    summary = {"data": {"name": "stamps", "generated": True}, "headline": [{"label": "pointing <", "value": 0.63}]}
+    run = folder / "reports" / "tests" / "tiny" / "run"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text(json.dumps(summary))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+        patch.setenv("MPLBACKEND", "Agg")
+        workbook.run(config, overrides={"training": {"epochs": 2}})
+    return folder
+
+
+def all_pages(folder):
+    return sorted((folder / "reports").rglob("*.html"))
+
+
+def results(file):
+    """Text of the last cell's last output."""
+    return nbformat.read(file, as_version=4).cells[-1].outputs[-1].data["text/plain"]
+
+
+def test_pages_lie_where_they_belong(finished):
+    names = [page.relative_to(finished / "reports").as_posix() for page in all_pages(finished)]
+    own = [f"tests/tiny/{name}.html" for name in ("01_data_preparation", "02_training", "03_ablations")]
+    assert names == ["index.html", *own, "tests/tiny/variants/base/02_training.html"]
+    assert not list((finished / "reports").rglob("*.failed.*")) + list((finished / "reports").rglob("*partial*"))
+
+
+def test_parameters_kernel_and_folder(finished):
+    folder = finished / "reports" / "tests" / "tiny"
+    got = results(folder / "02_training.ipynb")
+    assert "'epochs': 2" in got and "'retrain': False" in got
+    assert f"'config': '{finished}/notebooks/configs/tiny.yaml'" in got
+    assert sys.executable in results(folder / "01_data_preparation.ipynb")
+    assert str(finished / "notebooks") in results(folder / "01_data_preparation.ipynb")
+    assert "'exp_name': 'tiny/variants/base'" in results(folder / "variants" / "base" / "02_training.ipynb")
+
+
+def test_pages_need_no_network_and_no_script(finished):
+    for page in all_pages(finished):
+        soup = BeautifulSoup(page.read_text(), "html.parser")
+        assert not soup.find_all(["script", "iframe", "object", "embed", "link", "base"])
+        for tag in soup.find_all(True):
+            for name in ("src", "srcset", "data", "poster", "background"):
+                assert tag.get(name, "data:").startswith("data:"), tag
+            assert not any(name.startswith("on") for name in tag.attrs)
+            if tag.name == "a" and not tag["href"].startswith("#"):
+                assert (page.parent / tag["href"]).exists(), (page, tag)
+        styles = " ".join(tag.text for tag in soup.find_all("style")) + " ".join(
+            tag["style"] for tag in soup.find_all(style=True)
+        )
+        assert "@import" not in styles and not re.findall(r"url\((?!['\"]?data:)", styles)
+
+
+def test_page_content(finished):
+    text = (finished / "reports/tests/tiny/01_data_preparation.html").read_text()
+    soup = BeautifulSoup(text, "html.parser")
+    assert len(soup.find_all("math")) == 3 and len(soup.find_all("math", display="block")) == 2
+    assert "$HOME" in soup.text and "$not_a_formula$" in soup.text and "$5" in soup.text
+    assert soup.find("img")["alt"] == "A parabola is drawn."
+    assert text.count("cells: 100%") == 1 and "cells:   0%" not in text
+    assert soup.find("p", string="kept") and "example.org" not in str(soup.find("p", string="kept").parent)
+    assert soup.find("audio") and soup.find("table", class_="dataframe")
+    parameters = soup.find("details").text
+    assert 'overrides = {"training": {"epochs": 2}}' in parameters and '"notebooks/configs/tiny.yaml"' in parameters
+    links = [(link["href"], link.get("aria-current")) for link in soup.find("nav").find_all("a")]
+    assert links[:2] == [("../../index.html", None), ("01_data_preparation.html", "page")] and len(links) == 4
+    for code in soup.find_all(class_="source"):
+        code.decompose()
+    assert "slider" not in soup.text.lower()
+
+
+def test_index_lists_experiments(finished):
+    soup = BeautifulSoup((finished / "reports" / "index.html").read_text(), "html.parser")
+    assert not soup.find_all("div", class_="source")
+    card = soup.find("section", class_="experiment-card")
+    assert card.find("h2").text == "tests/tiny"
+    assert "pointing <" in card.text and "0.63" in card.text and "generated clips" in card.text
+    links = {link["href"] for link in card.find_all("a")}
+    assert {"tests/tiny/01_data_preparation.html", "tests/tiny/variants/base/02_training.html"} <= links
+
+
+def test_finished_notebooks_are_skipped_until_something_changes(finished, tmp_path, capsys):
+    clone = tmp_path / "clone"
+    shutil.copytree(finished, clone)
+    config, changes = clone / "notebooks/configs/tiny.yaml", {"training": {"epochs": 2}}
+
+    def steps(**options):
+        workbook.run(config, overrides=changes, index=False, **options)
+        return [line.split(" ", 1) for line in capsys.readouterr().out.splitlines()]
+
+    # The configuration's path is a parameter, so a copied clone is another place; the digest does not care.
+    assert [what for _, what in steps()] == ["finished before, skipped"] * 3
+    training = clone / "notebooks/02_training.ipynb"
+    edited = nbformat.read(training, as_version=4)
+    edited.cells[-1].source = "['edited', retrain]"
+    nbformat.write(edited, training)
+    assert [name for name, what in steps(only=("01", "02")) if "skipped" not in what] == ["02_training"]
+    assert [name for name, _ in steps(only=("02",), force=True)] == ["02_training"]
+    assert results(clone / "reports/tests/tiny/02_training.ipynb") == "['edited', True]"
+    root, folder = clone, clone / "reports/tests/tiny"
+    before = workbook._stamp(folder / "03_ablations.ipynb")["digest"]
+    ablations = clone / "notebooks/03_ablations.ipynb"
+    assert workbook._digest(ablations, load(config, changes), root, folder) != before  # 02 ran again
+    first = clone / "notebooks/01_data_preparation.ipynb"
+    digests = {workbook._digest(first, load(config, {"seed": seed}), root, folder) for seed in (0, 1)}
+    assert len(digests) == 2
+
+
+def test_failing_cell(tmp_path):
+    bad = notebook("# Bad\n---\nprint('before')\n---\nraise KeyError('no such clip')\n---\nprint('after')")
+    config = make_clone(tmp_path, _01_data_preparation=bad, _02_training=notebook("# Never"))
+    folder = tmp_path / "reports/tests/tiny"
+    folder.mkdir(parents=True)
+    (folder / "01_data_preparation.html").write_text("of an earlier run")
+    result = CliRunner().invoke(app, ["run", str(config), "--only", "1"])
+    assert result.exit_code == 1
+    assert "01_data_preparation.ipynb: cell" in result.stderr and "KeyError: 'no such clip'" in result.stderr
+    assert "Traceback (most recent call last)\n  File" not in result.stderr
+    assert [file.name for file in folder.iterdir()] == ["01_data_preparation.failed.ipynb"]
+    nbformat.write(notebook("# Repaired"), tmp_path / "notebooks" / "01_data_preparation.ipynb")
+    workbook.run(config, only=("01",), index=False)
+    assert sorted(file.suffixes[-1] for file in folder.iterdir()) == [".html", ".ipynb"]
+    assert not list(folder.glob("*.failed.ipynb"))
+
+
+def test_wrong_notebooks_are_refused_before_anything_runs(tmp_path):
+    misspelt = notebook("# Wrong", "config = ''\noverides = {}")
+    config = make_clone(tmp_path, _01_data_preparation=notebook("# Fine"), _04_evaluation=misspelt)
+    with pytest.raises(workbook.NotebookError, match=r"04_evaluation.*no overrides.*it has: config, overides"):
+        workbook.run(config)
+    (tmp_path / "notebooks/01_data_preparation.py").write_text("# %% [markdown]\n# # Other text\n")
+    with pytest.raises(workbook.NotebookError, match="jupytext --sync"):
+        workbook.run(config, only=("01",))
+    with pytest.raises(workbook.NotebookError, match="no notebook 07; there are 01, 04"):
+        workbook.run(config, only=("07",))
+    assert not (tmp_path / "reports").exists()
+
+
+def test_command_line_errors_are_one_message(tmp_path):
+    config = make_clone(tmp_path, _01_data_preparation=notebook("# Fine"))
+    for arguments, message in (
+        (["nowhere.yaml"], "no configuration file nowhere.yaml"),
+        ([str(config), "--set", "training.epoch=2"], "training.epoch: unknown key"),
+        ([str(config), "--set", "training"], "expected KEY=VALUE"),
+        ([str(config), "--set", "training.learning_rate=.nan"], "training.learning_rate"),
+        ([str(config), "--set", "ablations.variants.a.seed=.nan"], "plain finite values"),
+    ):
+        result = CliRunner().invoke(app, ["run", *arguments])
+        assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_changes_of_the_command_line():
+    assert overrides(["training.epochs=2", "training.optimizer=adamw", "data.tests=[test, new]", "seed=3"]) == {
+        "training": {"epochs": 2, "optimizer": "adamw"},
+        "data": {"tests": ["test", "new"]},
+        "seed": 3,
+    }
+    with pytest.raises(ConfigError, match="readable as YAML"):
+        overrides(["a=["])
+
+
+def test_experiment_folder(tmp_path):
+    config = load(find(make_clone(tmp_path)), {"exp_name": "tiny/variants/base"})
+    assert workbook.experiment_folder(config, tmp_path) == tmp_path / "reports/tests/tiny/variants/base"
+
+
+def test_formulas():
+    assert "<mtable" in pages.mathml(r"\begin{aligned} a &= b \end{aligned}", "block")
+    assert pages.mathml(r"\nosuchcommand < x") == r'<code class="tex">\nosuchcommand &lt; x</code>'
+    assert pages.mathml(r"a_{") == '<code class="tex">a_{</code>'
+    text = pages.markdown("$$\na < b\n$$\n\n\\begin{align} a &= b \\end{align}\n\nwith $x * y * z_1$ and $p_a$")
+    assert text.count("<math") == 4 and "<em>" not in text and "$" not in text
+
+
+def test_function_names_stand_apart():
+    assert '<mi>log</mi><mspace width="0.17em"/><msub>' in pages.mathml(r"\log p_i")
+    assert "mspace" not in pages.mathml(r"\log_2 p") + pages.mathml(r"\exp(x)")
+
+
+def test_text_alternatives():
+    assert pages.sentence("# Head\n\nFirst one. Second.\n\n| a | b |\n|---|---|") == "First one."
+    assert pages.sentence("See [the *map*](x.html) of `node_1`: it is bright.") == "See the map of node_1"
+    assert pages.sentence("") == ""
+
+
+@pytest.mark.browser
+def test_browser_asks_for_nothing(finished):
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed (.ci/run installs it)")
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=options)
+        for page in all_pages(finished):
+            requests, complaints = [], []
+            tab = browser.new_page()
+            tab.on("request", lambda request, requests=requests: requests.append(request.url))
+            tab.on("console", lambda message, complaints=complaints: complaints.append(message.text))
+            tab.goto(page.as_uri(), wait_until="networkidle")
+            assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
+            assert complaints == []  # the policy of the page would complain about anything it blocked
+            assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            tab.close()
+        browser.close()
