@@ -36,11 +36,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise CheckpointError(f"{path} is refused: not a file of tensors and plain values only ({reason})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of sslib (format {FORMAT})")
+    missing = {"model", "optimizer", "epoch", "history", "config", "data"} - state.keys()
+    if missing:
+        raise CheckpointError(f"{path} is refused: it lacks {', '.join(sorted(missing))}")
     return state
+
+
+def _config(state: dict[str, Any], path: Path) -> Config:
+    try:
+        return Config.model_validate(state["config"])
+    except ValueError as error:
+        raise CheckpointError(f"{path} was written with a configuration that is none any more: {error}") from error
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLocalizer, Config]:
@@ -52,7 +62,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLoc
         As :func:`load_checkpoint`, and when weights are missing, unknown or of another shape.
     """
     state = load_checkpoint(path)
-    config = Config.model_validate(state["config"])
+    config = _config(state, path)
     model = SoundLocalizer(config.model.model_copy(update={"imagenet": False}))
     try:
         model.load_state_dict(state["model"])
@@ -83,7 +93,7 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
     if not (run / NAME).exists():
         return None
     state = load_checkpoint(run / NAME)
-    changed = _differences(_recipe(Config.model_validate(state["config"])), _recipe(config))
+    changed = _differences(_recipe(_config(state, run / NAME)), _recipe(config))
     if changed:
         advice = "give the experiment another exp_name, or start over (retrain, --force)"
         raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {advice}")

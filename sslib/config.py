@@ -64,7 +64,9 @@ class Data(Section):
     tests: tuple[str, ...] = ("test",)
     sample_rate: PositiveInt = Field(24000, description="Hz")
     seconds: PositiveFloat = Field(3.0, description="length of the sound, centred at the time of the frame")
-    time: Literal["middle", "random"] | NonNegativeFloat = Field("middle", description="seconds; random in training only")
+    time: Literal["middle", "random"] | NonNegativeFloat = Field(
+        "middle", description="seconds; random in training only"
+    )
     frame: PositiveInt | None = Field(None, description="this frame (1-based) whatever the time; the release: 7")
     frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
     image_size: PositiveInt = Field(224, description="pixels: pictures are squashed to a square of this side")

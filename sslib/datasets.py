@@ -68,7 +68,7 @@ class AVDataset(Dataset):
         self.size = image_size(config, train)
         self.annotations = self.layout.annotations(split) if annotated else None
         if annotated:
-            missing = [clip_id for clip_id in self.ids if clip_id not in self.annotations]
+            missing = [clip_id for clip_id in self.ids if "boxes" not in self.annotations.get(clip_id, {})]
             if missing:
                 raise ValueError(f"{len(missing)} of {len(self.ids)} clips of {split!r} lack boxes: {missing[:5]} …")
 
@@ -89,7 +89,8 @@ class AVDataset(Dataset):
         data = self.config.data
         waveform = media.read_audio(self._audio(clip_id), data.sample_rate)
         duration = len(waveform) / data.sample_rate
-        time = {"middle": duration / 2, "random": self._random() * duration}.get(data.time, data.time)
+        share = self._random() if data.time == "random" else 0.5
+        time = share * duration if isinstance(data.time, str) else data.time
         number = data.frame or int(time * data.frame_rate + 0.5) + 1
         image = media.read_image(self._frame(clip_id, number), self.size)
         sound = cut_sound(waveform, data.sample_rate, data.seconds, time)

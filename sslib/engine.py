@@ -67,7 +67,7 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
     for epoch in range(len(history) + 1, min(config.training.epochs, until or config.training.epochs) + 1):
         fabric.seed_everything(_epoch_seed(config, epoch, fabric.global_rank), verbose=False)
         started = time.perf_counter()
-        row = {"epoch": epoch} | _train_epoch(fabric, model, optimizer, batches, config, epoch) | validate(model)
+        row = {"epoch": epoch} | _train_epoch(fabric, model, optimizer, batches, config, epoch) | validate(model.module)
         history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
         if fabric.is_global_zero:
             checkpoint.save(run / checkpoint.NAME, config, model, optimizer, history)
@@ -162,14 +162,23 @@ def _batches(fabric, config: Config) -> Callable[[int], tuple[int, Any]]:
         clips = datasets.load_in_memory(dataset, fabric.device)
         return lambda epoch: (share // size, _from_memory(clips, size, fabric, _epoch_seed(config, epoch)))
     sampler = DistributedSampler(dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True)
+    # Workers are seeded from here, so their number does not touch the random numbers of the augmentation.
+    generator = torch.Generator()
     loader = DataLoader(
-        dataset, size, sampler=sampler, drop_last=True, num_workers=config.training.workers, collate_fn=datasets.collate
+        dataset,
+        size,
+        sampler=sampler,
+        drop_last=True,
+        num_workers=config.training.workers,
+        collate_fn=datasets.collate,
+        generator=generator,
     )
-    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def epoch_batches(epoch: int) -> tuple[int, Any]:
+        # Not by Fabric's wrapper of loaders: it counts epochs from the start of the process, also in a resumed run.
         sampler.set_epoch(epoch)
-        return len(loader), loader
+        generator.manual_seed(_epoch_seed(config, epoch, fabric.global_rank))
+        return len(loader), ({k: fabric.to_device(batch[k]) for k in ("image", "waveform")} for batch in loader)
 
     return epoch_batches
 

@@ -71,8 +71,13 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
         raise MediaError(f"a sound without a single sample ({_name(source)})")
     if not np.isfinite(waveform).all():
         raise MediaError(f"a sound with samples that are not finite ({_name(source)})")
-    if rate != sample_rate:
-        waveform = soxr.resample(waveform, rate, sample_rate, quality="HQ")
+    samples = _int16(waveform)
+    if rate != sample_rate:  # from 16 bits in any case: a store holds no more, and must yield the same
+        samples = _int16(soxr.resample(samples.astype(np.float32) / 32768, rate, sample_rate, quality="HQ"))
+    return samples
+
+
+def _int16(waveform: np.ndarray) -> np.ndarray:
     return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
 
 

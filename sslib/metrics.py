@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 Threshold = Literal["median", "adaptive"]
+Truth = Float[np.ndarray, "N H W"] | Bool[np.ndarray, "N H W"]  # a consensus map or a mask
 GRID = 224  # pixels: side of the square on which heatmap and ground truth meet
 AUC_THRESHOLDS = np.linspace(0.0, 1.0, 21)
 CHUNK = 256  # clips at a time: 256 x 224 x 224 doubles are 100 MB
@@ -37,7 +38,7 @@ def _weights(old: int, new: int) -> np.ndarray:
     return matrix
 
 
-def box_map(boxes: Sequence[Sequence[float]], size: int = GRID) -> Float[np.ndarray, "H W"]:
+def box_map(boxes: Sequence[Sequence[float | int]], size: int = GRID) -> Float[np.ndarray, "H W"]:
     """Union of boxes (xmin, ymin, xmax, ymax in [0, 1]) as a map of 0 and 1, by VGG-SS's pixel rule.
 
     A box covers pixels ``int(size * max(xmin, 0))`` up to but not including ``int(size * xmax)``, likewise in y
@@ -50,9 +51,7 @@ def box_map(boxes: Sequence[Sequence[float]], size: int = GRID) -> Float[np.ndar
     return truth
 
 
-def predict(
-    heatmaps: Float[np.ndarray, "N H W"], truth: Float[np.ndarray, "N H W"], threshold: Threshold
-) -> Bool[np.ndarray, "N H W"]:
+def predict(heatmaps: Float[np.ndarray, "N H W"], truth: Truth, threshold: Threshold) -> Bool[np.ndarray, "N H W"]:
     """The pixels that a heatmap claims.
 
     ``median``: those at or above its own median, at least half of the picture (the paper, LVS, EZ-VSL). ``adaptive``:
@@ -63,7 +62,7 @@ def predict(
     if threshold == "median":
         chosen = flat >= np.median(flat, axis=1, keepdims=True)
     else:
-        counts = np.round(truth.reshape(len(truth), -1).sum(axis=1)).astype(int)
+        counts = np.round(truth.reshape(len(truth), -1).sum(axis=1)).astype(int).tolist()
         chosen = np.stack([_highest(row, count) for row, count in zip(flat, counts, strict=True)])
     return chosen.reshape(heatmaps.shape)
 
@@ -80,7 +79,7 @@ def _highest(values: Float[np.ndarray, " n"], count: int) -> Bool[np.ndarray, " 
 
 
 def ciou(
-    heatmaps: Float[np.ndarray, "N h w"], truth: Float[np.ndarray, "N H W"], threshold: Threshold = "median"
+    heatmaps: Float[np.ndarray, "N h w"], truth: Truth, threshold: Threshold = "median"
 ) -> Float[np.ndarray, " N"]:
     """Consensus intersection over union of each clip (Senocak et al. 2018).
 
@@ -153,7 +152,7 @@ def centre_square(count: int, size: int = GRID) -> Float[np.ndarray, "N H W"]:
     return np.broadcast_to(-(rim + reading / 2), (count, size, size))
 
 
-def oracle(truth: Float[np.ndarray, "N H W"]) -> Float[np.ndarray, "N H W"]:
+def oracle(truth: Truth) -> Float[np.ndarray, "N H W"]:
     """Bound: a ranking that puts every pixel of the ground truth before all others (rest: reading order)."""
     ramp = np.arange(truth[0].size).reshape(truth.shape[1:]) / truth[0].size
     return np.asarray(truth, dtype=np.float64) * 2 - ramp
@@ -171,7 +170,7 @@ class Interval(NamedTuple):
 
 def bootstrap(
     values: Float[np.ndarray, " N"],
-    clusters: Sequence[str],
+    clusters: Sequence[str] | np.ndarray,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,

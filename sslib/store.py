@@ -43,7 +43,7 @@ def write(root: Path) -> Path:
     if not ids:
         raise StoreError(f"{root} has no lists in splits/: nothing to store")
     digest = hashlib.sha256(json.dumps([SCHEMA, splits, layout.info()], sort_keys=True).encode()).hexdigest()
-    if target.exists() and Store(target).meta.get("source") == digest:
+    if _source(target) == digest:
         return target
     partial, faults = target.with_name(NAME + ".partial"), []
     partial.unlink(missing_ok=True)
@@ -67,6 +67,14 @@ def write(root: Path) -> Path:
         shown = "\n  ".join(faults[:20]) + (f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else "")
         raise StoreError(f"{len(faults)} of {len(ids)} clips of {root} cannot be stored:\n  {shown}")
     return partial.replace(target)
+
+
+def _source(path: Path) -> str | None:
+    """What the store at `path` was written from; None where there is none that can be read."""
+    try:
+        return Store(path).meta.get("source")
+    except StoreError:
+        return None
 
 
 def _encode(layout: Layout, clip_id: str) -> dict[str, bytes]:
@@ -95,9 +103,13 @@ class Store:
         self.path = Path(path)
         if not self.path.is_file():
             raise StoreError(f"no store {path}: write it with `python -m sslib store {Path(path).parent}`")
-        self.meta = self._json("meta")
-        if self.meta.get("schema") != SCHEMA:
-            raise StoreError(f"{path} has schema {self.meta.get('schema')}, this is {SCHEMA}: write it again")
+        try:
+            self.meta = self._json("meta")
+            schema = self.meta.get("schema")
+        except (KeyError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+            raise StoreError(f"{path} is no store of clips ({error!r}): write it again") from error
+        if schema != SCHEMA:
+            raise StoreError(f"{path} has schema {schema}, this is {SCHEMA}: write it again")
 
     def frame_count(self, clip_id: str) -> int:
         try:
@@ -117,7 +129,7 @@ class Store:
         return json.loads(self._get(key))
 
     def _get(self, key: str) -> bytes:
-        with _open(str(self.path), os.getpid(), self.path.stat().st_mtime_ns).begin() as transaction:
+        with _open(str(self.path), self.path.stat().st_mtime_ns).begin() as transaction:
             value = transaction.get(key.encode())
         if value is None:
             raise KeyError(key)
@@ -125,9 +137,17 @@ class Store:
 
 
 @functools.lru_cache(maxsize=8)
-def _open(path: str, process: int, changed: int) -> lmdb.Environment:
-    """LMDB allows one handle a file and process, and none may cross a fork: hence what the cache goes by."""
+def _open(path: str, changed: int) -> lmdb.Environment:
+    """The process's handle of a file; LMDB allows only one. `changed` is the file's time: a new file, a new handle."""
     try:
-        return lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False)
+        database = lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise StoreError(f"{path} is not a readable store: {error}") from error
+    size = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
+    if Path(path).stat().st_size < size:  # reading past the end of the file would kill the process
+        raise StoreError(f"{path} is cut short, it must have {size} bytes: copy or write it again")
+    return database
+
+
+# No handle may cross a fork, and LMDB refuses to open a second one where the first was inherited.
+os.register_at_fork(before=_open.cache_clear)

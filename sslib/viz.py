@@ -228,3 +228,49 @@ def per_class(table: pd.DataFrame, chance: float, xlabel: str) -> Figure:
             [f"{name} ({n})" for name, n in zip(rows["class"], rows["clips"], strict=True)], fontsize=7
         )
     return figure
+
+
+def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray, seconds: float, top: str) -> Figure:
+    """One clip: its picture (3, H, W), and above each other the waveform in [-1, 1] and the spectrogram (F, T)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplot_mosaic(
+            [["picture", "wave"], ["picture", "bands"]], figsize=(7.6, 3.2), width_ratios=(1, 1.5), layout="constrained"
+        )
+    plt.close(figure)
+    picture(axes["picture"], image)
+    axes["wave"].plot(np.linspace(0, seconds, len(waveform)), waveform, lw=0.4, color=COLOURS[0])
+    axes["wave"].set(xlim=(0, seconds), xticklabels=[], ylabel="waveform")
+    drawn = axes["bands"].imshow(
+        spectrogram, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, len(spectrogram))
+    )
+    axes["bands"].set(xlabel="seconds", ylabel=top)
+    figure.colorbar(drawn, ax=axes["bands"], pad=0.01, label="log power, scaled")
+    return figure
+
+
+def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Sequence[float]], xlabel: str) -> Figure:
+    """Share of clips at or below each value, one line for each entry, beside known quantiles (x, share) as dots."""
+    figure, axes = _grid(1, 1, 5.4, 2.9)
+    for (name, sample), colour in zip(values.items(), COLOURS[: len(values)], strict=False):
+        axes[0, 0].ecdf(sample, label=name, color=colour, lw=1.4)
+    axes[0, 0].plot(*points, "o", color="black", ms=4, label="VGG-SS")
+    axes[0, 0].set(xlabel=xlabel, ylabel="share of clips", xlim=(0, 1), ylim=(0, 1.02))
+    axes[0, 0].grid(alpha=0.3)
+    figure.legend(frameon=False, loc="outside right upper")
+    return figure
+
+
+def curves_of_runs(histories: dict[str, pd.DataFrame], panels: dict[str, str]) -> Figure:
+    """One column of ``metrics.csv`` a panel (title -> column), one line for each run that has it."""
+    figure, axes = _grid(1, len(panels), 2.7, 2.5)
+    for axis, (title, column) in zip(axes[0], panels.items(), strict=True):
+        for number, (name, history) in enumerate(histories.items()):
+            if column in history:
+                axis.plot(
+                    history["epoch"], history[column], "o-", ms=3, color=COLOURS[number % len(COLOURS)], label=name
+                )
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=min(len(labels), 6))
+    return figure

@@ -1,5 +1,7 @@
 """The measures against double loops over their definitions, cases worked by hand and library functions."""
 
+import inspect
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -112,8 +114,13 @@ def test_faulty_heatmaps_are_errors(measure):
         heatmaps[1, 2, 2] = value
         with pytest.raises(ValueError, match=r"not finite, at rows \[1\]"):
             call(heatmaps, np.ones((3, 4, 4)))
+
+
+@pytest.mark.parametrize("measure", [metrics.ciou, metrics.pointing])
+def test_as_many_heatmaps_as_ground_truths(measure):
+    """Outside pytest, where no annotation is checked, too."""
     with pytest.raises(ValueError, match="3 heatmaps for 2 ground truths"):
-        call(np.zeros((3, 4, 4)), np.ones((2, 4, 4)))
+        inspect.unwrap(measure)(np.zeros((3, 4, 4)), np.ones((2, 4, 4)) > 0)
 
 
 @settings(max_examples=30, deadline=None)
@@ -143,18 +150,12 @@ def test_success_rate_and_auc_are_their_definitions():
     values = np.array([0.0, 0.05, 0.3, 0.5, 0.499, 0.77, 1.0])
     assert metrics.success_rate(values) == 3 / 7
     assert metrics.success_rate(values, at=0.3) == 5 / 7
-    thresholds = [i / 20 for i in range(21)]
+    thresholds = [0.05 * i for i in range(21)]  # as the field's script writes them, rounding included
     share = [sum(v >= t for v in values) / 7 for t in thresholds]
     area = sum((share[i] + share[i + 1]) / 2 * 0.05 for i in range(20))
     assert metrics.auc(values) == pytest.approx(area)
     assert metrics.auc_share(values).mean() == pytest.approx(area)
     assert metrics.auc(np.array([1.0])) == pytest.approx(1) and metrics.auc(np.array([0.0])) == pytest.approx(0.025)
-
-
-@pytest.mark.parametrize("step", range(21))
-def test_a_ciou_on_a_threshold_passes_it(step):
-    """0.15 is 3 * 0.05 to a reader: a clip of exactly that value passes."""
-    assert metrics.auc(np.array([step / 20])) == pytest.approx((step + 0.5) / 20 if step < 20 else 1)
 
 
 @pytest.mark.parametrize("old", [(14, 14), (1, 1), (3, 5), (20, 30), (2, 1), (8, 224)])
@@ -191,15 +192,13 @@ def test_neither_chunks_nor_order_nor_company_matter(threshold, monkeypatch):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.floats(-5, 5))
-def test_only_the_ranking_counts(seed, factor, offset):
-    heatmaps, truth = random_clips(seed, 7)
+@given(st.integers(0, 2**32 - 1))
+def test_only_the_ranking_counts(seed):
+    """An odd number of pixels: the median is a value of the map, so any increasing function keeps all of it."""
+    heatmaps, truth = random_clips(seed, 7, size=(5, 7))
     for threshold in ("median", "adaptive"):
         want = metrics.ciou(heatmaps, truth, threshold)
-        np.testing.assert_allclose(metrics.ciou(np.arctan(heatmaps), truth, "adaptive"),
-                                   metrics.ciou(heatmaps, truth, "adaptive"))  # fmt: skip
-        np.testing.assert_allclose(metrics.ciou(heatmaps * 2.0**round(factor % 5), truth, threshold), want)
-    assert offset == offset
+        np.testing.assert_array_equal(metrics.ciou(np.arctan(heatmaps) * 30 - 2, truth, threshold), want)
 
 
 def test_box_map_by_hand():

@@ -156,7 +156,9 @@ def test_node_features_are_products_of_maps():
     node_maps, node_features = model.reason(visual)
     weight = model.reasoning.filters.weight[:, :, 0, 0]
     assert model.reasoning.filters.bias is None
-    torch.testing.assert_close(node_maps[1, 4], sum(weight[4, c] * visual[1, c] for c in range(64)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        node_maps[1, 4], sum(weight[4, c] * visual[1, c] for c in range(64)), rtol=1e-4, atol=1e-5
+    )
     torch.testing.assert_close(node_features[1, 9, 4], (visual[1, 9] * node_maps[1, 4]).sum(), rtol=1e-4, atol=1e-5)
 
 

@@ -1,0 +1,613 @@
+"""Data folders, pictures and sounds of all kinds, the clock, the store: handled, or refused with the clip's id."""
+
+import io
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+from PIL import Image, ImageDraw
+from torch.utils.data import DataLoader
+
+from sslib import datasets, media, store
+from sslib.config import Config
+from sslib.datasets import AVDataset, LmdbDataset, cut_sound, open_dataset
+from sslib.layout import ClipError, Layout, check_id
+from sslib.store import Store, StoreError
+
+RATE = 8000
+FORMATS = soundfile.available_formats()
+
+
+def tone(seconds: float, rate: int = RATE) -> np.ndarray:
+    """A tone that gets louder, so that every moment of it can be told."""
+    time = np.arange(round(seconds * rate)) / rate
+    return 0.9 * (time + 0.1) / (seconds + 0.1) * np.sin(2 * np.pi * 440 * time)
+
+
+def picture(number: int = 0, size: tuple[int, int] = (80, 60)) -> Image.Image:
+    """A picture of smooth colour of its own number, with edges."""
+    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+    waves = [np.sin(x / 9 + number), np.cos(y / 7 - number), np.sin((x + y) / 11)]
+    image = Image.fromarray((127 + 120 * np.stack(waves, axis=2)).astype(np.uint8))
+    ImageDraw.Draw(image).rectangle((10, 20, 30 + number, 40), fill=(200, 30, 30))
+    return image
+
+
+class Folder:
+    """A data folder made by hand."""
+
+    def __init__(self, root: Path):
+        self.root, self.layout, self.ids = root / "data", Layout(root / "data"), []
+
+    def add(self, clip_id: str, frames: int = 1, sound: np.ndarray | None = None, suffix: str = ".wav", **kind) -> Path:
+        folder = self.root / "video_frames" / clip_id
+        folder.mkdir(parents=True)
+        for number in range(1, frames + 1):
+            picture(number).save(folder / f"{number:03d}.jpg", quality=95)
+        path = self.root / "audios" / (clip_id + suffix)
+        path.parent.mkdir(exist_ok=True)
+        rate = kind.pop("rate", RATE)
+        soundfile.write(path, tone(1.5, rate) if sound is None else sound, rate, **kind)
+        self.ids.append(clip_id)
+        self.layout.write_split("all", self.ids)
+        return path
+
+    def config(self, **data) -> Config:
+        values = {"root": self.root, "sample_rate": RATE, "seconds": 1.0, "image_size": 32, "in_memory": False}
+        return Config(exp_prefix="a", exp_name="b", data=values | data)
+
+    def clip(self, **data) -> dict:
+        """The last clip, which both loaders agree on."""
+        return self.both(**data)[-1]
+
+    def both(self, **data) -> list[dict]:
+        config = self.config(**data)
+        store.write(self.root)
+        clips = list(iterate(AVDataset(config, "all")))
+        assert_same(clips, iterate(LmdbDataset(config, "all")))
+        return clips
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path)
+
+
+def iterate(dataset) -> list[dict]:
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def assert_same(one: list[dict], other: list[dict]) -> None:
+    assert len(one) == len(other)
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            if isinstance(value, torch.Tensor):
+                assert value.dtype == b[key].dtype and torch.equal(value, b[key]), (a["clip_id"], key)
+            else:
+                assert value == b[key]
+
+
+# Ids and lists
+
+
+@pytest.mark.parametrize("clip_id", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a\0b"])
+def test_id_that_leaves_the_folder_is_refused(folder, clip_id):
+    with pytest.raises(ClipError, match="not a clip id") as caught:
+        check_id(clip_id)
+    assert caught.value.clip_id == clip_id and repr(clip_id) in str(caught.value)
+    for path in (folder.layout.frames, folder.layout.audio, folder.layout.mask):
+        with pytest.raises(ClipError):
+            path(clip_id)
+
+
+@pytest.mark.parametrize("clip_id", ["-_dN2x8TgWk_000030", "a b", "..a", "ä.1", "x.jpg"])
+def test_odd_but_plain_ids_are_clips(folder, clip_id):
+    folder.add(clip_id)
+    assert folder.clip()["clip_id"] == clip_id
+
+
+def test_id_with_a_path_in_a_list(folder):
+    folder.add("fine")
+    folder.layout.write_split("all", ["fine", "../../secret"])
+    with pytest.raises(ClipError, match=r"'\.\./\.\./secret'"):
+        AVDataset(folder.config(), "all")
+
+
+def test_lists_that_cannot_be_used(folder):
+    with pytest.raises(FileNotFoundError, match="no data folder"):
+        AVDataset(folder.config(), "all")
+    folder.add("one")
+    with pytest.raises(FileNotFoundError, match=r"no list .*nothere\.txt"):
+        AVDataset(folder.config(), "nothere")
+    folder.layout.write_split("empty", [])
+    with pytest.raises(ValueError, match=r"empty\.txt is empty"):
+        AVDataset(folder.config(), "empty")
+    folder.layout.write_split("twice", ["one", "two", "one"])
+    with pytest.raises(ValueError, match=r"twice\.txt names clip 'one' twice"):
+        AVDataset(folder.config(), "twice")
+    with pytest.raises(StoreError, match="no store"):
+        LmdbDataset(folder.config(), "all")
+
+
+def test_annotated_list_needs_every_annotation(folder):
+    folder.add("one"), folder.add("two")
+    folder.layout.write_annotations("all", {"one": {"boxes": [[0, 0, 1, 1]]}})
+    with pytest.raises(ValueError, match=r"1 of 2 clips of 'all' lack boxes.*two"):
+        AVDataset(folder.config(), "all", annotated=True)
+
+
+def test_annotation_without_boxes_is_named(folder):
+    folder.add("one")
+    folder.layout.write_annotations("all", {"one": {"class": "dog"}})
+    with pytest.raises(ValueError, match=r"1 of 1 clips of 'all' lack boxes.*one"):
+        AVDataset(folder.config(), "all", annotated=True)
+
+
+def test_boxes_and_masks_come_with_an_annotated_clip(folder):
+    for name in ("one", "two", "three"):
+        folder.add(name)
+    mask = np.zeros((60, 80), bool)
+    mask[5:20, 30:50] = True
+    folder.layout.write_mask("two", mask)
+    boxes = {"one": [], "two": [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]], "three": [[0, 0, 0.5, 0.5]]}
+    folder.layout.write_annotations("all", {name: {"boxes": b, "class": name} for name, b in boxes.items()})
+    store.write(folder.root)
+    for kind in (AVDataset, LmdbDataset):
+        clips = iterate(kind(folder.config(), "all", annotated=True))
+        assert [tuple(clip["boxes"].shape) for clip in clips] == [(0, 4), (2, 4), (1, 4)]
+        torch.testing.assert_close(clips[1]["boxes"], torch.tensor(boxes["two"]))
+        assert clips[0]["mask"] is None and clips[1]["mask"].equal(torch.from_numpy(mask))
+        assert clips[2]["annotation"] == {"class": "three"}
+        batch = datasets.collate(clips)
+        assert batch["image"].shape == (3, 3, 32, 32) and batch["waveform"].shape == (3, 8000)
+        assert len(batch["boxes"]) == 3 and batch["clip_id"] == ["one", "two", "three"]
+
+
+# Pictures
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def squash(image: Image.Image, size: int = 32) -> np.ndarray:
+    return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("mode, kind", [("L", "JPEG"), ("CMYK", "JPEG"), ("P", "GIF"), ("P", "PNG"), ("LA", "PNG"),
+                                        ("RGBA", "PNG"), ("1", "PNG"), ("RGB", "WEBP")])  # fmt: skip
+def test_pictures_of_every_kind(folder, mode, kind):
+    folder.add("odd")
+    original = picture(4, (64, 48))
+    converted = original.convert(mode)
+    (folder.root / "video_frames/odd/001.jpg").write_bytes(encoded(converted, kind))
+    image = folder.clip()["image"]
+    assert image.dtype == torch.uint8 and image.shape == (3, 32, 32)
+    assert np.abs(image.numpy().astype(int) - squash(converted)).mean() < 6
+    if mode in ("L", "LA", "1"):
+        assert (image - image[:1]).abs().max() == 0
+
+
+def test_large_picture_is_decoded_at_a_smaller_size_without_harm(folder):
+    """JPEG decodes at a half or a quarter of its size; what comes out must still be the squashed picture."""
+    large = picture(2).resize((800, 600), Image.Resampling.BICUBIC)
+    got = media.read_image(encoded(large, quality=95), 32)
+    assert np.abs(got.astype(int) - squash(large)).mean() < 3
+
+
+def test_orientation_tag_is_followed():
+    original = picture(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    turned = media.read_image(encoded(original, quality=95, exif=exif))
+    want = np.asarray(original.transpose(Image.Transpose.ROTATE_270)).transpose(2, 0, 1)
+    assert turned.shape == (3, 80, 60) and np.abs(turned.astype(int) - want).mean() < 3
+
+
+@pytest.mark.parametrize("content", ["truncated", "text", "empty", "header"])
+def test_picture_that_cannot_be_read_names_its_clip(folder, content):
+    folder.add("good"), folder.add("bad")
+    path = folder.root / "video_frames/bad/001.jpg"
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"truncated": whole[: len(whole) // 2], "text": b"<html>", "empty": b"", "header": whole[:20]}[content]
+    )
+    dataset = AVDataset(folder.config(), "all")
+    assert dataset[0]["clip_id"] == "good"
+    with pytest.raises(ClipError, match="clip 'bad': not a readable picture") as caught:
+        dataset[1]
+    assert caught.value.clip_id == "bad"
+    with pytest.raises(StoreError, match="clip 'bad': not a readable picture"):
+        store.write(folder.root)
+
+
+def test_missing_frame_or_sound_names_its_clip(folder):
+    folder.add("one"), folder.add("two")
+    shutil.rmtree(folder.root / "video_frames/one")
+    (folder.root / "audios/two.wav").unlink()
+    dataset = AVDataset(folder.config(), "all")
+    with pytest.raises(ClipError, match="clip 'one': no frames"):
+        dataset[0]
+    with pytest.raises(ClipError, match="clip 'two': no sound file"):
+        dataset[1]
+
+
+@pytest.mark.parametrize("train, side", [(False, 40), (True, 44)])
+def test_squashing_keeps_boxes_true(folder, train, side):
+    """A white rectangle that covers [0.25, 0.5, 0.75, 1] of a 4:3 picture does so in the square one as well."""
+    folder.add("clip")
+    image = Image.new("RGB", (160, 120))
+    ImageDraw.Draw(image).rectangle((40, 60, 119, 119), fill=(255, 255, 255))
+    image.save(folder.root / "video_frames/clip/001.jpg", quality=95)
+    got = AVDataset(folder.config(image_size=40), "all", train=train)[0]["image"].float().mean(dim=0) / 255
+    assert got.shape == (side, side)
+    want = torch.zeros(side, side)
+    want[side // 2 :, side // 4 : 3 * side // 4] = 1
+    assert (got - want).abs().mean() < 0.02
+    assert torch.equal(got > 0.5, want > 0.5)
+
+
+# Sounds
+
+
+def test_sound_is_averaged_over_channels(folder):
+    left, right = tone(1.0), np.linspace(-0.5, 0.5, RATE)
+    folder.add("stereo", sound=np.stack([left, right], axis=1), subtype="FLOAT")
+    got = folder.clip()["waveform"].numpy() / 32768
+    np.testing.assert_allclose(got, (left + right) / 2, atol=2 / 32768)
+
+
+@pytest.mark.parametrize("subtype, tolerance", [("PCM_U8", 1 / 128), ("PCM_16", 1 / 32768), ("PCM_24", 1 / 32768),
+                                                ("PCM_32", 1 / 32768), ("DOUBLE", 1 / 32768), ("ULAW", 0.04)])  # fmt: skip
+def test_sounds_of_every_depth(folder, subtype, tolerance):
+    folder.add("sound", sound=tone(1.0), subtype=subtype)
+    np.testing.assert_allclose(folder.clip()["waveform"].numpy() / 32768, tone(1.0), atol=tolerance)
+
+
+@pytest.mark.parametrize("rate", [96000, 44100, 11025, 8000])
+def test_sounds_of_every_rate(folder, rate):
+    folder.add("sound", sound=tone(1.0, rate), rate=rate)
+    waveform = folder.clip()["waveform"]
+    assert waveform.dtype == torch.int16 and waveform.shape == (RATE,)
+    want = soxr.resample(tone(1.0, rate), rate, RATE, quality="HQ")
+    np.testing.assert_allclose(waveform.numpy() / 32768, want[:RATE], atol=3 / 32768)
+    middle = slice(RATE // 4, 3 * RATE // 4)  # resampling rings at the ends only
+    np.testing.assert_allclose(waveform.numpy()[middle] / 32768, tone(1.0)[middle], atol=0.01)
+
+
+@pytest.mark.parametrize("suffix, kind", [
+    (".wav", {"subtype": "FLOAT"}), (".wav", {"subtype": "PCM_U8"}), (".flac", {"subtype": "PCM_24"}),
+    (".ogg", {"format": "OGG"}), (".mp3", {"format": "MP3"}),
+])  # fmt: skip
+def test_stereo_of_another_rate_is_the_same_from_folders_and_store(folder, suffix, kind):
+    """The store rounds to 16 bits before sounds are resampled; reading the file itself must not differ from that."""
+    if kind.get("format", "WAV") not in FORMATS:
+        pytest.skip(f"this libsndfile writes no {kind['format']}: reading it from a store is not tested")
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, (60000, 2))
+    folder.add("sound", sound=noise, suffix=suffix, rate=44100, **kind)
+    assert folder.clip()["waveform"].float().std() > 1000
+
+
+@pytest.mark.parametrize("suffix, kind", [(".flac", "FLAC"), (".ogg", "OGG"), (".mp3", "MP3"), (".wav", "WAV")])
+def test_sounds_of_every_format(folder, suffix, kind):
+    if kind not in FORMATS:
+        pytest.skip(f"this libsndfile writes no {kind}: reading it is not tested")
+    folder.add("sound", sound=tone(1.5), suffix=suffix, format=kind)
+    got = folder.clip()["waveform"].numpy() / 32768
+    at = round(0.25 * RATE)
+    want = tone(1.5)[at : at + RATE]
+    assert got.shape == want.shape
+    lossy = kind in ("OGG", "MP3")
+    if not lossy:
+        np.testing.assert_allclose(got, want, atol=2 / 32768)
+    else:  # a lossy coder may be late by some samples
+        lags = [np.corrcoef(got[600:-600], want[600 + lag : len(want) - 600 + lag])[0, 1] for lag in range(-600, 600)]
+        assert max(lags) > 0.99
+
+
+def test_very_short_sound_is_tiled(folder):
+    short = tone(0.05)
+    folder.add("short", sound=short)
+    got = folder.clip()["waveform"].numpy()
+    assert got.shape == (RATE,)
+    np.testing.assert_allclose(got / 32768, np.tile(short, 20), atol=1 / 32768)
+
+
+def test_loud_sound_is_clipped_not_wrapped(folder):
+    folder.add("loud", sound=np.array([0.0, 1.7, -1.7, 1.0, -1.0] * 1600), subtype="FLOAT")
+    assert folder.clip()["waveform"][:5].tolist() == [0, 32767, -32768, 32767, -32768]
+
+
+@pytest.mark.parametrize(
+    "fault, says",
+    [("text", "not a readable sound"), ("cut", "not a readable sound|without a single sample"), ("none", "single sample"),
+     ("empty", "not a readable sound"), ("nan", "not finite"), ("inf", "not finite")],
+)  # fmt: skip
+def test_sound_that_cannot_be_used_names_its_clip(folder, fault, says):
+    folder.add("good")
+    path = folder.add("bad")
+    broken = {"nan": np.array([0.1, np.nan] * 4000), "inf": np.array([0.1, np.inf] * 4000), "none": np.zeros(0)}
+    if fault in broken:
+        soundfile.write(path, broken[fault], RATE, subtype="FLOAT")
+    else:
+        path.write_bytes({"text": b"hello", "cut": path.read_bytes()[:30], "empty": b""}[fault])
+    dataset = AVDataset(folder.config(), "all")
+    assert dataset[0]["clip_id"] == "good"
+    with pytest.raises(ClipError, match=f"clip 'bad': .*({says})"):
+        dataset[1]
+    with pytest.raises(StoreError, match="clip 'bad': "):
+        store.write(folder.root)
+    assert not (folder.root / store.NAME).exists()
+
+
+@pytest.mark.parametrize(
+    "samples, seconds, centre, want",
+    [
+        (10, 4, 5, [3, 4, 5, 6]),
+        (10, 4, 0, [0, 1, 2, 3]),  # shifted inside
+        (10, 4, 99, [6, 7, 8, 9]),
+        (10, 10, 3, list(range(10))),
+        (10, 3, 5, [4, 5, 6]),  # round(3.5) = 4
+        (4, 10, 2, [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]),  # tiled
+        (1, 3, 0, [0, 0, 0]),
+    ],
+)
+def test_cut_sound_by_hand(samples, seconds, centre, want):
+    """At one sample a second, sample k is at second k."""
+    got = cut_sound(np.arange(samples, dtype=np.int16), 1, seconds, centre)
+    assert got.tolist() == want and got.dtype == np.int16
+
+
+# The clock
+
+
+def moment(clip: dict) -> float:
+    """Where in the 6 s ramp of sound the window's middle is, in seconds."""
+    return float(clip["waveform"].float().mean()) / 32768 * 6
+
+
+@pytest.fixture
+def clock(folder) -> Folder:
+    """12 frames at 2 a second, each of its own brightness, and 6 s of sound that rises from 0 to 1."""
+    folder.add("clip", frames=12, sound=np.linspace(0, 1, 6 * RATE, endpoint=False), subtype="PCM_16")
+    for number in range(1, 13):
+        Image.new("L", (40, 30), 20 * number).save(folder.root / f"video_frames/clip/{number:03d}.jpg")
+    return folder
+
+
+def shown(clip: dict) -> int:
+    return round(float(clip["image"].float().mean()) / 20)
+
+
+@pytest.mark.parametrize(
+    "data, frame, second",
+    [
+        ({"time": "middle"}, 7, 3.0),  # frame 7 of 2 a second shows second 3
+        ({"time": 2.0}, 5, 2.0),
+        ({"time": 2.2}, 5, 2.2),
+        ({"time": 2.3}, 6, 2.3),  # frame 6 shows 2.5: the nearest
+        ({"time": 0.0}, 1, 0.5),  # the window stays inside, the frame is the first
+        ({"time": 6.0}, 12, 5.5),
+        ({"time": 60.0}, 12, 5.5),
+        ({"time": 2.0, "frame": 7}, 7, 2.0),
+        ({"time": "middle", "frame": 7}, 7, 3.0),  # the release
+        ({"frame": 99}, 12, 3.0),
+        ({"time": 4.0, "frame_rate": 1.0}, 5, 4.0),
+    ],
+)
+def test_frame_and_sound_of_a_time(clock, data, frame, second):
+    clip = clock.clip(**{"frame_rate": 2.0} | data)
+    assert shown(clip) == frame
+    assert moment(clip) == pytest.approx(second, abs=0.01)
+
+
+def test_frames_are_in_the_order_of_their_numbers(folder):
+    folder.add("clip", frames=3, sound=tone(1.0))
+    target = folder.root / "video_frames/clip"
+    for path in target.iterdir():
+        path.unlink()
+    for number in (1, 2, 9, 10, 100, 1000):
+        Image.new("L", (40, 30), min(number, 250)).save(target / f"{number}.jpg")
+    assert [path.stem for path in folder.layout.frames("clip")] == ["1", "2", "9", "10", "100", "1000"]
+
+
+def test_random_moment_stays_inside_and_frame_and_sound_agree(clock):
+    torch.manual_seed(0)
+    config = clock.config(time="random", frame_rate=2.0)
+    training, seen = AVDataset(config, "all", train=True), []
+    for _ in range(60):
+        clip = training[0]
+        assert clip["waveform"].shape == (RATE,)
+        second, frame = moment(clip), shown(clip)
+        seen.append(second)
+        if 0.51 < second < 5.49:  # inside, the window is not shifted
+            assert abs((frame - 1) / 2 - second) < 0.27
+    assert min(seen) >= 0.49 and max(seen) <= 5.51 and max(seen) - min(seen) > 4
+    assert moment(AVDataset(config, "all")[0]) == pytest.approx(3.0, abs=0.01)  # testing is never random
+
+
+# The store
+
+
+def test_generated_scenes_are_the_same_from_folders_and_store(configure):
+    config = configure(data={"loader": "lmdb"})
+    store.write(config.data.root)
+    for split, train in (("train", True), ("val", False), ("test_new_instances", False)):
+        annotated = not train
+        assert isinstance(open_dataset(config, split), LmdbDataset)
+        assert not isinstance(open_dataset(configure(), split), LmdbDataset)
+        one = AVDataset(config, split, train=train, annotated=annotated)
+        other = LmdbDataset(config, split, train=train, annotated=annotated)
+        assert one.ids == other.ids
+        assert_same(iterate(one), iterate(other))
+
+
+def test_store_keeps_pictures_and_flac_byte_for_byte(folder):
+    folder.add("flac", frames=3, suffix=".flac", subtype="PCM_24")
+    folder.add("wav", sound=tone(1.0), subtype="PCM_16")
+    stored = Store(store.write(folder.root))
+    assert stored.frame_count("flac") == 3
+    for number in (1, 2, 3):
+        assert stored.frame("flac", number) == (folder.root / f"video_frames/flac/00{number}.jpg").read_bytes()
+    assert stored.audio("flac") == (folder.root / "audios/flac.flac").read_bytes()
+    assert stored.meta["schema"] == store.SCHEMA and stored.meta["clips"] == 2
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_wav_becomes_flac_losslessly(folder, rate):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 3000).astype(np.int16)
+    folder.add("wav", sound=samples, rate=rate, subtype="PCM_16")
+    content = io.BytesIO(Store(store.write(folder.root)).audio("wav"))
+    with soundfile.SoundFile(content) as file:
+        assert (file.format, file.subtype, file.samplerate, file.channels) == ("FLAC", "PCM_16", rate, 1)
+        np.testing.assert_array_equal(file.read(dtype="int16"), samples)
+
+
+def test_every_bad_clip_is_listed_and_nothing_is_stored(folder):
+    for name in ("a", "b", "c", "d", "e"):
+        folder.add(name)
+    (folder.root / "audios/b.wav").write_bytes(b"no")
+    (folder.root / "video_frames/d/001.jpg").write_bytes(b"no")
+    shutil.rmtree(folder.root / "video_frames/e")
+    with pytest.raises(StoreError, match="3 of 5 clips") as caught:
+        store.write(folder.root)
+    assert [name for name in "abcde" if f"clip '{name}'" in str(caught.value)] == ["b", "d", "e"]
+    assert not list(folder.root.glob("clips.lmdb*"))
+
+
+def test_interrupted_store_leaves_nothing_that_looks_complete(folder, monkeypatch):
+    for name in ("a", "b", "c"):
+        folder.add(name)
+    whole = store._encode
+
+    def interrupted(layout, clip_id):
+        if clip_id == "b":
+            raise KeyboardInterrupt
+        return whole(layout, clip_id)
+
+    monkeypatch.setattr(store, "_encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(folder.root)
+    assert not (folder.root / store.NAME).exists()
+    monkeypatch.undo()
+    assert len(folder.both()) == 3  # and the next attempt does not mind what was left
+
+
+def test_finished_store_is_not_written_again_unless_the_lists_change(folder, monkeypatch):
+    folder.add("a")
+    path = store.write(folder.root)
+    before = path.stat().st_mtime_ns
+    assert store.write(folder.root) == path and path.stat().st_mtime_ns == before
+    folder.add("b")
+    store.write(folder.root)
+    assert Store(path).meta["clips"] == 2
+    assert len(folder.both()) == 2
+
+
+def write_lmdb(path: Path, values: dict[bytes, bytes]) -> None:
+    with lmdb.open(str(path), subdir=False, map_size=1 << 20, lock=False) as database, database.begin(write=True) as t:
+        for key, value in values.items():
+            t.put(key, value)
+
+
+UNUSABLE = {
+    "text": lambda path: path.write_text("not an lmdb file" * 1000),
+    "empty": lambda path: path.write_bytes(b""),
+    "other": lambda path: write_lmdb(path, {b"key": b"value"}),
+    "newer": lambda path: write_lmdb(path, {b"meta": json.dumps({"schema": store.SCHEMA + 1}).encode()}),
+    "pickle": lambda path: write_lmdb(path, {b"meta": pickle.dumps({"schema": store.SCHEMA})}),
+    "list": lambda path: write_lmdb(path, {b"meta": b"[1]"}),
+}
+
+
+def test_store_cut_short_is_refused_and_written_anew(folder):
+    """LMDB maps the file: reading what is missing would end in a bus error, not in an exception."""
+    folder.add("a", frames=20)
+    path = store.write(folder.root)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreError, match="cut short"):
+        Store(path)
+    assert len(folder.both()) == 1
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_file_that_is_no_store_is_refused_and_written_anew(folder, kind):
+    folder.add("a")
+    path = folder.root / store.NAME
+    UNUSABLE[kind](path)
+    with pytest.raises(StoreError, match=r"clips\.lmdb"):
+        Store(path)
+    if kind == "newer":
+        with pytest.raises(StoreError, match=f"schema {store.SCHEMA + 1}, this is {store.SCHEMA}"):
+            Store(path)
+    assert len(folder.both()) == 1
+
+
+def test_clip_that_the_store_lacks_is_named(folder):
+    folder.add("a")
+    store.write(folder.root)
+    folder.add("b")
+    dataset = LmdbDataset(folder.config(), "all")
+    assert dataset[0]["clip_id"] == "a"
+    with pytest.raises(ClipError, match="clip 'b': not in the store"):
+        dataset[1]
+
+
+def test_folder_without_lists_is_not_stored(folder):
+    folder.add("a")
+    (folder.root / "splits/all.txt").unlink()
+    with pytest.raises(StoreError, match="no lists"):
+        store.write(folder.root)
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_worker_processes_read_the_store(configure, opened):
+    """Also when the parent has opened the file before it forks."""
+    config = configure(data={"loader": "lmdb"})
+    store.write(config.data.root)
+    dataset = open_dataset(config, "train")
+    if opened:
+        assert dataset[0]
+    batches = list(DataLoader(dataset, 5, num_workers=2, collate_fn=datasets.collate))
+    assert [name for batch in batches for name in batch["clip_id"]] == dataset.ids
+    images = torch.cat([batch["image"] for batch in batches])
+    assert torch.equal(images, torch.stack([clip["image"] for clip in iterate(dataset)]))
+
+
+def test_fault_in_a_worker_process_names_its_clip(folder):
+    for name in ("a", "b", "c"):
+        folder.add(name)
+    (folder.root / "audios/b.wav").write_bytes(b"no")
+    loader = DataLoader(AVDataset(folder.config(), "all"), 1, num_workers=1, collate_fn=datasets.collate)
+    with pytest.raises(Exception, match="clip 'b'"):
+        list(loader)
+
+
+@pytest.mark.parametrize("loader", ["folders", "lmdb"])
+def test_in_memory_is_what_the_items_are(configure, loader):
+    config = configure(data={"loader": loader})
+    store.write(config.data.root)
+    dataset = open_dataset(config, "train", train=True)
+    clips = datasets.load_in_memory(dataset)
+    assert clips.ids == dataset.ids
+    items = iterate(dataset)
+    assert torch.equal(clips.image, torch.stack([item["image"] for item in items]))
+    assert torch.equal(clips.waveform, torch.stack([item["waveform"] for item in items]))
+
+
+def test_fault_in_memory_names_its_clip(folder):
+    folder.add("a"), folder.add("b")
+    (folder.root / "audios/b.wav").write_bytes(b"no")
+    with pytest.raises(ClipError, match="clip 'b'"):
+        datasets.load_in_memory(AVDataset(folder.config(), "all"))

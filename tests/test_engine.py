@@ -1,0 +1,510 @@
+"""Training: exact resume, the schedule, refused checkpoints, learning, and the same gradient from two processes."""
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sslib import checkpoint, config, datasets, engine, losses, metrics, store
+from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
+from sslib.config import Config
+from sslib.model import SoundLocalizer
+
+AUGMENT = {"colour": 0.3, "grey": 0.1, "shift": 0.5, "gain_db": 6, "noise_db": 20, "mask": 0.2}
+
+
+def state_of(run: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run / "checkpoint.pt")["model"]
+
+
+def metrics_of(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "metrics.csv").drop(columns="seconds")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, optimizer and every number of every epoch, bit for bit."""
+    first, second = (load_checkpoint(run / "checkpoint.pt") for run in (one, other))
+    assert first["model"].keys() == second["model"].keys()
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+    for number, values in first["optimizer"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(value, second["optimizer"]["state"][number][name]), (number, name)
+    pd.testing.assert_frame_equal(metrics_of(one), metrics_of(other), check_exact=True)
+
+
+@pytest.fixture(scope="module")
+def settings(configure) -> Config:
+    return configure(training={"augment": AUGMENT, "schedule": "cosine", "warmup": 0.2})
+
+
+@pytest.fixture(scope="module")
+def trained(settings, tmp_path_factory) -> Path:
+    """The run that was never interrupted."""
+    return engine.fit(settings, tmp_path_factory.mktemp("trained"))
+
+
+def test_run_is_what_it_says(trained, settings):
+    assert sorted(path.name for path in trained.iterdir()) == ["checkpoint.pt", "config.yaml", "metrics.csv"]
+    assert config.load(trained / "config.yaml", root=settings.data.root.parent) == settings
+    rows = pd.read_csv(trained / "metrics.csv")
+    assert rows["epoch"].tolist() == [1, 2, 3]
+    assert {"loss", "localization", "discrimination", "divergence", "accuracy", "val_loss", "val_accuracy",
+            "val_pointing", "val_success", "scale", "learning_rate", "seconds"} <= set(rows.columns)  # fmt: skip
+    assert np.isfinite(rows.to_numpy()).all()
+    assert rows[["accuracy", "val_accuracy", "val_pointing", "val_success"]].stack().between(0, 1).all()
+    total = rows["localization"] + 0.1 * rows["discrimination"] + 0.1 * rows["divergence"]
+    np.testing.assert_allclose(rows["loss"], total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (1, 2)])
+def test_stopped_and_resumed_is_never_stopped(trained, settings, tmp_path, stops):
+    for epoch in stops:
+        run = engine.fit(settings, tmp_path, until=epoch)
+        assert load_checkpoint(run / "checkpoint.pt")["epoch"] == len(metrics_of(run)) == epoch
+        torch.rand(7), np.random.rand(3)  # whatever else happens in between
+    assert_same_run(engine.fit(settings, tmp_path), trained)
+
+
+def test_killed_and_resumed_is_never_killed(trained, settings, tmp_path):
+    """A process that gets SIGKILL after its first epoch, as early as its line can be read."""
+    (tmp_path / "config.yaml").write_text(config.dump(settings))
+    code = f"""
+        import torch
+        from pathlib import Path
+        from sslib import config, engine
+        torch.set_num_threads(1)
+        folder = Path({str(tmp_path)!r})
+        engine.fit(config.load(folder / "config.yaml", root=folder), folder)
+    """
+    with subprocess.Popen([sys.executable, "-u", "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True,
+                          stderr=subprocess.DEVNULL) as process:  # fmt: skip
+        for line in process.stdout:
+            if line.startswith("epoch 1/3"):
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert 1 <= load_checkpoint(tmp_path / "run/checkpoint.pt")["epoch"] < 3
+    assert_same_run(engine.fit(settings, tmp_path), trained)
+
+
+def test_killed_while_a_checkpoint_is_written(trained, settings, tmp_path, monkeypatch):
+    """The last whole one stays; half of the next one is not taken for it."""
+    engine.fit(settings, tmp_path, until=1)
+
+    def half(state, path):
+        Path(path).write_bytes(b"PK half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        engine.fit(settings, tmp_path)
+    monkeypatch.undo()
+    assert load_checkpoint(tmp_path / "run/checkpoint.pt")["epoch"] == 1
+    assert_same_run(engine.fit(settings, tmp_path), trained)
+
+
+@pytest.mark.parametrize("data", [{"loader": "folders"}, {"loader": "lmdb"}, {"loader": "folders", "time": "random"}])
+def test_loaders_resume_too(configure, tmp_path, data):
+    settings = configure(data={"in_memory": False} | data, training={"epochs": 2, "augment": {"shift": 0.3}})
+    store.write(settings.data.root)
+    whole = engine.fit(settings, tmp_path / "whole")
+    assert np.isfinite(metrics_of(whole).to_numpy()).all() and len(metrics_of(whole)) == 2
+    engine.fit(settings, tmp_path / "parts", until=1)
+    assert_same_run(engine.fit(settings, tmp_path / "parts"), whole)
+
+
+def test_folders_and_store_train_the_same_weights_with_or_without_workers(configure, tmp_path):
+    runs = []
+    for name, loader, workers in (("a", "folders", 0), ("b", "lmdb", 0), ("c", "lmdb", 2)):
+        settings = configure(data={"in_memory": False, "loader": loader}, training={"epochs": 1, "workers": workers})
+        store.write(settings.data.root)
+        runs.append(state_of(engine.fit(settings, tmp_path / name)))
+    for name, value in runs[0].items():
+        assert torch.equal(value, runs[1][name]) and torch.equal(value, runs[2][name]), name
+
+
+def test_seed_decides_the_weights(configure, settings, trained, tmp_path):
+    again, other = engine.fit(settings, tmp_path / "again"), settings.model_copy(update={"seed": 1})
+    assert_same_run(again, trained)
+    different = state_of(engine.fit(other, tmp_path / "other", until=1))
+    assert not torch.equal(different["image_trunk.conv1.weight"], state_of(trained)["image_trunk.conv1.weight"])
+
+
+def test_complete_run_is_found_not_trained_again(trained, settings, monkeypatch):
+    before = (trained / "checkpoint.pt").stat().st_mtime_ns
+    monkeypatch.setattr(engine, "start_fabric", lambda config: pytest.fail("it trains"))
+    assert engine.fit(settings, trained.parent) == trained
+    assert (trained / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_retrain_starts_over(settings, trained, tmp_path):
+    engine.fit(settings, tmp_path, until=2)
+    run = engine.fit(settings, tmp_path, retrain=True, until=1)
+    assert metrics_of(run)["epoch"].tolist() == [1]
+    pd.testing.assert_frame_equal(metrics_of(run), metrics_of(trained)[:1], check_exact=True)
+
+
+# Batches and rates
+
+
+def test_batches_of_an_epoch_are_a_permutation(configure):
+    settings = configure()
+    dataset = datasets.open_dataset(settings, "train", train=True)
+    clips = datasets.load_in_memory(dataset)
+    fabric = engine.start_fabric(settings)
+    marked = clips._replace(waveform=torch.arange(24, dtype=torch.int16)[:, None].expand(-1, 5))
+
+    def order(seed, size=8):
+        batches = list(engine._from_memory(marked, size, fabric, seed))
+        assert all(len(batch["image"]) == size for batch in batches)
+        for batch in batches:
+            assert torch.equal(
+                batch["image"], clips.image[batch["waveform"][:, 0].long()]
+            )  # pictures with their sounds
+        return torch.cat([batch["waveform"][:, 0] for batch in batches]).tolist()
+
+    assert sorted(order(1)) == list(range(24)) and order(1) == order(1)
+    assert order(1) != order(2) != list(range(24))
+    assert len(set(order(3, size=7))) == 21  # the incomplete batch is left out
+
+
+def test_processes_share_the_clips_of_an_epoch(configure):
+    class Rank:
+        world_size = 2
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    dataset = datasets.open_dataset(configure(), "train", train=True)
+    clips = datasets.load_in_memory(dataset)
+    marked = clips._replace(waveform=torch.arange(24, dtype=torch.int16)[:, None])
+    parts = [[int(v) for b in engine._from_memory(marked, 4, Rank(r), 5) for v in b["waveform"]] for r in (0, 1)]
+    assert [len(part) for part in parts] == [12, 12] and sorted(parts[0] + parts[1]) == list(range(24))
+
+
+def test_batch_larger_than_the_data_is_refused(configure, tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size 25 is larger than the 24 clips of 'train'"):
+        engine.fit(configure(training={"batch_size": 25}), tmp_path)
+
+
+def test_learning_rate_by_hand(configure):
+    def rates(steps, **training):
+        settings = configure(training={"learning_rate": 0.8} | training)
+        return [engine.learning_rate(settings, step, steps) for step in range(steps)]
+
+    assert rates(4) == [0.8] * 4
+    assert rates(8, warmup=0.5) == pytest.approx([0.16, 0.32, 0.48, 0.64, 0.8, 0.8, 0.8, 0.8])
+    quarter = 0.4 * (1 + math.cos(math.pi / 4))
+    assert rates(4, schedule="cosine") == pytest.approx([0.8, quarter, 0.4, 0.8 - quarter])
+    both = rates(8, schedule="cosine", warmup=0.5)
+    assert both == pytest.approx([0.16, 0.32, 0.48, 0.64, 0.8, quarter, 0.4, 0.8 - quarter])
+    for warmup in (0.0, 0.03, 0.1, 0.77):
+        found = rates(100, schedule="cosine", warmup=warmup)
+        top = int(np.argmax(found))
+        assert (np.diff(found[: top + 1]) > 0).all() and (np.diff(found[top:]) < 0).all()
+        assert 0 < min(found) and max(found) <= 0.8
+
+
+def test_rates_of_a_run_are_those_of_the_schedule(trained, settings):
+    last = [engine.learning_rate(settings, step, 9) for step in (2, 5, 8)]  # three epochs of three batches
+    assert metrics_of(trained)["learning_rate"].tolist() == last
+
+
+@pytest.mark.parametrize("kind, wanted", [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_optimizer(configure, kind, wanted):
+    settings = configure(training={"optimizer": kind, "weight_decay": 0.3})
+    model = SoundLocalizer(settings.model)
+    found = engine._optimizer(model, settings)
+    assert type(found) is wanted
+    [group] = found.param_groups
+    assert (group["lr"], group["weight_decay"]) == (2e-3, 0.3)
+    assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+
+
+def test_frequency_of_foreground_nodes_by_hand(configure):
+    model = SoundLocalizer(configure().model)
+    order = torch.tensor([[3, 1, 0, 2, 4, 5, 6, 7], [3, 2, 1, 0, 4, 5, 6, 7]])
+    engine._count_foreground(model, order, 2)
+    share = torch.tensor([0, 0.5, 0.5, 1, 0, 0, 0, 0])
+    torch.testing.assert_close(model.foreground_frequency, 0.99 * 0.5 + 0.01 * share)
+
+
+def test_loss_goes_down(configure, tmp_path):
+    settings = configure(training={"epochs": 10, "augment": {"crop": 1.0, "flip": False}})
+    rows = metrics_of(engine.fit(settings, tmp_path))
+    assert rows["loss"].iloc[-1] < 0.75 * rows["loss"].iloc[0]
+    assert rows["accuracy"].iloc[-1] > 2 * rows["accuracy"].iloc[0] > 0
+
+
+def test_base_model_trains(configure, tmp_path):
+    run = engine.fit(configure(model={"reasoning": False}, training={"epochs": 1}), tmp_path)
+    rows = metrics_of(run)
+    assert {"discrimination", "divergence"}.isdisjoint(rows.columns) and np.isfinite(rows.to_numpy()).all()
+
+
+def test_loss_that_is_not_finite_stops_the_run(configure, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"not finite in epoch 1.*learning_rate"):
+        engine.fit(configure(training={"learning_rate": 1e30}), tmp_path)
+    assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+# Prediction
+
+
+def test_prediction_is_that_of_single_clips(trained, configure):
+    model, settings = load_model(trained / "checkpoint.pt")
+    dataset = datasets.open_dataset(settings, "test")
+    clips = datasets.load_in_memory(dataset)
+    turned = np.roll(np.arange(len(dataset)), 1)
+    found = engine.predict(model, clips, settings, sounds={"turned": turned})
+    assert found.ids == dataset.ids and not model.training
+    from sslib import features
+
+    with torch.no_grad():
+        for i in range(0, len(dataset), 4):
+            visual = model.encode_image(features.images(clips.image[i : i + 1], settings))
+            own, other = (
+                model.encode_audio(features.sounds(clips.waveform[k : k + 1], settings)) for k in (i, turned[i])
+            )
+            nodes, _ = model.reason(visual)
+            for name, want in (
+                ("similarity", model.similarity(visual, own)),
+                ("turned", model.similarity(visual, other)),
+                ("visual_only", model.visual_only(nodes)),
+                ("visual_only_mean", nodes.mean(dim=1)),
+            ):
+                np.testing.assert_allclose(found.maps[name][i], want[0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(found.audio[i], own[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.audio, axis=1), 1, rtol=1e-5)
+    assert np.abs(found.maps["similarity"]).max() <= 1 + 1e-6
+    from_files = engine.predict(model, dataset, settings, sounds={"turned": turned})
+    for name, maps in found.maps.items():
+        np.testing.assert_array_equal(from_files.maps[name], maps)
+    assert (from_files.loss, from_files.accuracy) == (found.loss, found.accuracy)
+
+
+def test_validation_is_measured_on_val(trained):
+    model, settings = load_model(trained / "checkpoint.pt")
+    dataset = datasets.open_dataset(settings, "val", annotated=True)
+    found = engine.predict(model, dataset, settings)
+    last = metrics_of(trained).iloc[-1]
+    truth = np.stack([metrics.box_map(clip["boxes"].tolist()) for clip in (dataset[i] for i in range(len(dataset)))])
+    assert last["val_pointing"] == pytest.approx(metrics.pointing(found.maps["similarity"], truth > 0).mean())
+    assert last["val_success"] == pytest.approx(metrics.success_rate(metrics.ciou(found.maps["similarity"], truth)))
+    assert last["val_loss"] == pytest.approx(found.loss) and last["val_accuracy"] == pytest.approx(found.accuracy)
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize(
+    "overrides, named",
+    [
+        ({"training": {"learning_rate": 1e-3}}, "training.learning_rate"),
+        ({"training": {"epochs": 4}}, "training.epochs"),
+        ({"model": {"nodes": 9}}, "model.nodes"),
+        ({"objective": {"divergence": 0.2}}, "objective.divergence"),
+        ({"front_end": {"hop": 64}}, "front_end.hop"),
+        ({"data": {"seconds": 0.5}}, "data.seconds"),
+        ({"seed": 9}, "seed"),
+        ({"training": {"augment": {"mask": 0.1}}}, "training.augment"),
+    ],
+)
+def test_run_of_another_configuration_is_refused(trained, settings, overrides, named):
+    values = config.merge(settings.model_dump(mode="json"), overrides)
+    with pytest.raises(CheckpointError, match=f"another configuration .*{named}.*exp_name"):
+        engine.fit(Config.model_validate(values), trained.parent)
+
+
+def test_what_changes_no_weight_is_not_refused(trained, settings):
+    changes = {"data": {"loader": "lmdb", "tests": ["test"]}, "training": {"workers": 2}, "exp_name": "other",
+               "evaluation": {"resamples": 7}}  # fmt: skip
+    values = config.merge(settings.model_dump(mode="json"), changes)
+    assert engine.fit(Config.model_validate(values), trained.parent) == trained
+
+
+def test_run_on_other_data_is_refused(trained, settings, tmp_path):
+    import shutil
+
+    other = tmp_path / "data"
+    shutil.copytree(settings.data.root, other)
+    moved = Config.model_validate(config.merge(settings.model_dump(mode="json"), {"data": {"root": str(other)}}))
+    assert engine.fit(moved, trained.parent) == trained  # only moved
+    datasets.Layout(other).write_info(digest="another")
+    with pytest.raises(CheckpointError, match="other data"):
+        engine.fit(moved, trained.parent)
+
+
+class Command:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
+def test_untrusted_pickle_is_refused_and_not_run(trained, tmp_path):
+    state = load_checkpoint(trained / "checkpoint.pt")
+    path = tmp_path / "run/checkpoint.pt"
+    path.parent.mkdir()
+    torch.save(state | {"extra": Command(tmp_path / "ran")}, path)
+    for use in (
+        load_checkpoint,
+        load_model,
+        lambda p: checkpoint.resumable(load_model(trained / "checkpoint.pt")[1], p.parent),
+    ):
+        with pytest.raises(CheckpointError, match="refused"):
+            use(path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 half a zip file"])
+def test_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(path)
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="refused"):
+        load_checkpoint(path)
+    for other in ([1], {"state_dict": {}}, {"format": 99}):
+        torch.save(other, path)
+        with pytest.raises(CheckpointError, match="no checkpoint of sslib"):
+            load_checkpoint(path)
+
+
+def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
+    state, path = load_checkpoint(trained / "checkpoint.pt"), tmp_path / "checkpoint.pt"
+    name = "image_trunk.layer1.0.conv1.weight"
+
+    def refused(model, says):
+        torch.save(state | {"model": model}, path)
+        with pytest.raises(CheckpointError, match=says):
+            load_model(path)
+
+    refused({key: value for key, value in state["model"].items() if key != name}, f"Missing key.*\\s.*{name}")
+    refused(state["model"] | {"more.weight": torch.zeros(3)}, r"Unexpected key.*\s.*more\.weight")
+    refused(state["model"] | {name: torch.zeros(8, 8, 5, 5)}, f"size mismatch for {name}")
+    torch.save(state | {"config": config.merge(state["config"], {"model": {"width": 16}})}, path)
+    with pytest.raises(CheckpointError, match="does not fit its own configuration"):
+        load_model(path)
+
+
+def test_checkpoint_with_parts_missing_is_refused(trained, tmp_path):
+    state, path = load_checkpoint(trained / "checkpoint.pt"), tmp_path / "checkpoint.pt"
+    for part in ("config", "model"):
+        torch.save({key: value for key, value in state.items() if key != part}, path)
+        with pytest.raises(CheckpointError, match=part):
+            load_model(path)
+    torch.save(state | {"config": {"exp_name": 3}}, path)
+    with pytest.raises(CheckpointError, match="config"):
+        load_model(path)
+
+
+def test_loaded_model_is_the_trained_one(trained, settings):
+    model, read = load_model(trained / "checkpoint.pt")
+    assert read == settings and not model.training
+    for name, value in state_of(trained).items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert not torch.equal(model.foreground_frequency, torch.full((8,), 0.5))
+
+
+# Two processes
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from sslib import config, datasets, engine, losses
+from sslib.model import SoundLocalizer
+
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+settings = config.load(folder / "config.yaml", root=folder)
+fabric = engine.start_fabric(settings)
+fabric.seed_everything(5, verbose=False)
+model = fabric.setup(SoundLocalizer(settings.model))
+model.eval()  # batch norms and dropout see only their own process's clips
+clips = torch.load(folder / "batch.pt")
+mine = {name: value[fabric.global_rank * 4 : fabric.global_rank * 4 + 4] for name, value in clips.items()}
+result = engine.training_step(model, mine, settings, fabric)
+fabric.backward(result.total)
+if fabric.is_global_zero:
+    gradients = {name: value.grad for name, value in model.module.named_parameters()}
+    torch.save({"total": result.total.detach(), "order": result.order, "gradients": gradients}, folder / "step.pt")
+run = engine.fit(settings, folder)
+print("world", fabric.world_size)
+"""
+
+
+def test_two_processes_are_one(configure, tmp_path):
+    """The gradient of a batch of 8 is the same from one process and from two with 4 clips each; then both train."""
+    still = {"crop": 1.0, "flip": False}
+    settings = configure(training={"devices": 2, "augment": still, "epochs": 1, "batch_size": 4},
+                         model={"feature_dropout": 0.0})  # fmt: skip
+    clips = datasets.load_in_memory(datasets.open_dataset(settings, "train", train=True))
+    batch = {"image": clips.image[:8], "waveform": clips.waveform[:8]}
+    torch.save(batch, tmp_path / "batch.pt")
+    (tmp_path / "config.yaml").write_text(config.dump(settings))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):  # what torchrun sets, without the time that it needs itself
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2,
+                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}  # fmt: skip
+        surroundings = os.environ | {name: str(value) for name, value in variables.items()}
+        command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path)]
+        processes.append(subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                          text=True))  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)[-6000:]
+    assert all("world 2" in output for output in outputs)
+    together = torch.load(tmp_path / "step.pt")
+
+    torch.manual_seed(5)
+    model = SoundLocalizer(settings.model).eval()
+    alone = engine.training_step(model, batch, settings)
+    alone.total.backward()
+    torch.testing.assert_close(together["total"], alone.total.detach())
+    assert torch.equal(together["order"], alone.order)
+    assert together["gradients"].keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        spread = float(parameter.grad.abs().max())
+        torch.testing.assert_close(together["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-5 * spread, msg=name)
+
+    run = tmp_path / "run"
+    rows = metrics_of(run)
+    assert len(rows) == 1 and np.isfinite(rows.to_numpy()).all()
+    trained, _ = load_model(run / "checkpoint.pt")
+    prediction = engine.predict(trained, datasets.open_dataset(settings, "val"), settings)
+    assert rows["val_loss"].iloc[0] == pytest.approx(prediction.loss, rel=1e-4)
+
+
+def test_step_is_the_objective_of_the_batch(configure):
+    """What `fit` does with a batch is what notebook 02 shows in the open."""
+    from sslib import features
+
+    settings = configure(training={"augment": {"crop": 1.0, "flip": False}}, model={"feature_dropout": 0.0})
+    clips = datasets.load_in_memory(datasets.open_dataset(settings, "train", train=True))
+    batch = {"image": clips.image[:6], "waveform": clips.waveform[:6]}
+    model = SoundLocalizer(settings.model).eval()
+    output = model(features.images(batch["image"], settings), features.sounds(batch["waveform"], settings))
+    want = losses.objective(output, model.scale, settings.objective)
+    torch.testing.assert_close(engine.training_step(model, batch, settings).total, want.total)
