@@ -64,10 +64,18 @@ if library and library.generated:
 
 # %%
 if library:
-    items = [("pictures", item) for item in library.pictures] + [("recordings", item) for item in library.sounds]
-    material = pd.DataFrame([(f"{item.instance} {kind}", item.class_name) for kind, item in items])
+    items = [("pictures", item) for item in library.pictures] + [
+        ("recordings", item) for item in library.sounds
+    ]
+    material = pd.DataFrame(
+        [(f"{item.instance} {kind}", item.class_name) for kind, item in items]
+    )
     material.columns = ["material", "class"]
-    display(material.groupby("material")["class"].agg(files="size", classes="nunique").rename_axis(None))
+    display(
+        material.groupby("material")["class"]
+        .agg(files="size", classes="nunique")
+        .rename_axis(None)
+    )
     missing = "".join(f"\n- missing: `{name}`" for name in library.missing)
     display(
         Markdown(
@@ -76,7 +84,9 @@ if library:
         )
     )
 else:
-    display(Markdown(f"This experiment uses the clips in `{data.root.name}`; nothing is composed."))
+    display(
+        Markdown(f"This experiment uses the clips in `{data.root.name}`; nothing is composed.")
+    )
 
 # %% [markdown]
 # ### Pictures
@@ -89,11 +99,21 @@ if library:
     paired = {name for name, instance in first if instance == "new"}
     order = sorted(first, key=lambda key: (key[0] not in paired, key))[:64]
     opacity = [first[key][..., 3:] / 255 for key in order]
-    sheet = [first[key][..., :3] * a + 128 * (1 - a) for key, a in zip(order, opacity, strict=True)]
-    titles = [{"known": name.replace("_", " "), "new": "… new"}[instance] for name, instance in order]
-    display(viz.contact_sheet([image.astype(np.uint8).transpose(2, 0, 1) for image in sheet], titles))
+    sheet = [
+        first[key][..., :3] * a + 128 * (1 - a) for key, a in zip(order, opacity, strict=True)
+    ]
+    titles = [
+        {"known": name.replace("_", " "), "new": "… new"}[instance] for name, instance in order
+    ]
+    display(
+        viz.contact_sheet([image.astype(np.uint8).transpose(2, 0, 1) for image in sheet], titles)
+    )
     text = f"{len(order)} of {len(library.pictures)} cut-outs. {len(paired)} of {material['class'].nunique()} classes"
-    display(Markdown(f"{text} have a new instance: a test on those asks whether the class was learnt or one picture."))
+    display(
+        Markdown(
+            f"{text} have a new instance: a test on those asks whether the class was learnt or one picture."
+        )
+    )
 
 # %% [markdown]
 # ### Places
@@ -106,10 +126,18 @@ if library:
     use = {name: part for part in parts for name in scenes.background_names(library, part)}
     places = sorted(library.backgrounds, key=lambda place: parts.index(use[place.name]))
     some = [places[i] for i in np.linspace(0, len(places) - 1, min(24, len(places))).astype(int)]
-    titles = [f"{use[place.name]}: {place.name.replace(':', '/').split('/')[-1]:.15}" for place in some]
-    display(viz.contact_sheet([place.rgb.transpose(2, 0, 1) for place in some], titles, columns=6))
+    titles = [
+        f"{use[place.name]}: {place.name.replace(':', '/').split('/')[-1]:.15}" for place in some
+    ]
+    display(
+        viz.contact_sheet([place.rgb.transpose(2, 0, 1) for place in some], titles, columns=6)
+    )
     words = [f"{count} for {part}" for part, count in pd.Series(use).value_counts().items()]
-    display(Markdown(f"{len(some)} of {len(places)} places; {', '.join(words)} (both tests share theirs)."))
+    display(
+        Markdown(
+            f"{len(some)} of {len(places)} places; {', '.join(words)} (both tests share theirs)."
+        )
+    )
 
 # %% [markdown]
 # ### Sounds
@@ -134,8 +162,9 @@ if library:
 # %%
 if library:
     length, level = sounds["seconds"], sounds["level, dBFS"]
-    text = f"The first {min(12, len(sounds))} of {len(sounds)}. Recordings last {length.min():.2f} to {length.max():.2f} s, "
-    text += f"half of them at most {length.median():.2f} s; {(length < data.seconds).mean():.0%} are shorter than the "
+    short = (length < data.seconds).mean()
+    text = f"The first {min(12, len(sounds))} of {len(sounds)}. Recordings last {length.min():.2f} to "
+    text += f"{length.max():.2f} s, half of them at most {length.median():.2f} s; {short:.0%} are shorter than the "
     text += f"{data.seconds:g} s of a clip and are repeated there. Levels span {level.max() - level.min():.0f} dB."
     display(Markdown(text))
 
@@ -145,10 +174,18 @@ if library:
 # %%
 if library:
     players = []
-    for sound in [library.sounds[i] for i in np.linspace(0, len(library.sounds) - 1, 6).astype(int)]:
+    for sound in [
+        library.sounds[i] for i in np.linspace(0, len(library.sounds) - 1, 6).astype(int)
+    ]:
         player = Audio(sound.waveform[: 3 * rate], rate=rate)._repr_html_()
-        players.append(f"<figure><figcaption>{sound.class_name} ({sound.instance})</figcaption>{player}</figure>")
-    display(HTML(f'<div style="display:grid; grid-template-columns:repeat(3, 1fr)">{"".join(players)}</div>'))
+        players.append(
+            f"<figure><figcaption>{sound.class_name} ({sound.instance})</figcaption>{player}</figure>"
+        )
+    display(
+        HTML(
+            f'<div style="display:grid; grid-template-columns:repeat(3, 1fr)">{"".join(players)}</div>'
+        )
+    )
 
 # %% [markdown]
 # ## The data folder
@@ -169,11 +206,16 @@ if library:
 if data.stamps:
     scenes.write(data, library)
 splits = list(dict.fromkeys([data.train, data.val, *data.tests]))
-unknown = dict.fromkeys(("class", "recording", "picture", "background", "scene", "objects", "boxes"))
+unknown = dict.fromkeys(
+    ("class", "recording", "picture", "background", "scene", "objects", "boxes")
+)
 rows = []
 for split in splits:
     known = layout.annotations(split)
-    rows += [unknown | known.get(clip_id, {}) | {"split": split, "clip_id": clip_id} for clip_id in layout.ids(split)]
+    rows += [
+        unknown | known.get(clip_id, {}) | {"split": split, "clip_id": clip_id}
+        for clip_id in layout.ids(split)
+    ]
 clips = pd.DataFrame(rows)
 clips["number"] = [len(objects) if objects else 0 for objects in clips["objects"]]
 
@@ -185,11 +227,17 @@ clips["number"] = [len(objects) if objects else 0 for objects in clips["objects"
 names = {"clip_id": "clips", "scene": "scenes", "class": "classes", "recording": "recordings"}
 names |= {"picture": "pictures", "background": "places"}
 counts = clips.groupby("split", sort=False)[list(names)].nunique().rename(columns=names)
-objects = pd.crosstab(clips["split"], clips["number"]).loc[splits].drop(columns=0, errors="ignore")
+objects = (
+    pd.crosstab(clips["split"], clips["number"]).loc[splits].drop(columns=0, errors="ignore")
+)
 objects.columns = [f"{number} object{'s' * (number > 1)}" for number in objects]
 display(pd.concat([counts, objects], axis=1).rename_axis(None))
 several = (clips.loc[clips["split"] == data.train, "number"] > 1).mean()
-display(Markdown(f"In all {len(clips):,} clips; {several:.0%} of those for training show several objects."))
+display(
+    Markdown(
+        f"In all {len(clips):,} clips; {several:.0%} of those for training show several objects."
+    )
+)
 
 # %% [markdown]
 # ### Training and test clips
@@ -200,7 +248,9 @@ display(Markdown(f"In all {len(clips):,} clips; {several:.0%} of those for train
 # %%
 training = datasets.AVDataset(settings, data.train)
 some = [training[i] for i in np.linspace(0, len(training) - 1, 6).astype(int)]
-heard = features.sounds(torch.stack([clip["waveform"] for clip in some]), settings)[:, 0]  # (B, F, T)
+heard = features.sounds(torch.stack([clip["waveform"] for clip in some]), settings)[
+    :, 0
+]  # (B, F, T)
 label = clips.set_index("clip_id")["class"].to_dict()
 titles = [label[clip["clip_id"]] or clip["clip_id"] for clip in some]
 viz.clips([clip["image"].numpy() for clip in some], heard.numpy(), titles)
@@ -210,7 +260,9 @@ viz.clips([clip["image"].numpy() for clip in some], heard.numpy(), titles)
 # side, the same picture with another sound.
 
 # %%
-test = datasets.AVDataset(settings, data.tests[0], annotated=bool(layout.annotations(data.tests[0])))
+test = datasets.AVDataset(
+    settings, data.tests[0], annotated=bool(layout.annotations(data.tests[0]))
+)
 some = [test[i] for i in range(min(6, len(test)))]
 masks = [clip["mask"].numpy() if clip.get("mask") is not None else None for clip in some]
 boxes = [clip.get("boxes", []) for clip in some]
@@ -220,14 +272,16 @@ viz.localization([clip["image"].numpy() for clip in some], {}, boxes, masks, tit
 # %% [markdown]
 # ## Can it be trusted?
 #
-# **Classes.** A class that sounds more often than others would be a guess that pays.
+# ### Classes
+#
+# A class that sounds more often than others would be a guess that pays.
 
 # %%
 balance = clips.groupby(["split", "class"], sort=False).size().groupby("split", sort=False)
 balance = balance.agg(["count", "min", "median", "max"]).rename_axis(None)
 balance.columns = ["classes", "clips of the rarest", "of the median", "of the most frequent"]
-display(balance.astype(int))
 if data.train in balance.index:
+    display(balance.astype(int))
     classes, rare, _, frequent = balance.loc[data.train]
     share = frequent / (clips["split"] == data.train).sum()
     text = f"In `{data.train}` the most frequent class sounds {frequent / rare:.1f} times as often as the rarest."
@@ -235,7 +289,9 @@ if data.train in balance.index:
     display(Markdown(text))
 
 # %% [markdown]
-# **Sizes.** The share of the picture inside the sounding object's boxes should be spread as in VGG-SS, whose quantiles
+# ### Sizes
+#
+# The share of the picture inside the sounding object's boxes should be spread as in VGG-SS, whose quantiles
 # are the black dots.
 
 # %%
@@ -246,7 +302,9 @@ levels, reference = scenes.AREA_QUANTILES
 if areas:
     display(viz.cumulative(areas, (reference, levels), "share of the picture inside the boxes"))
     inner = slice(1, -1)  # without smallest and largest
-    quantiles = pd.DataFrame({split: np.quantile(values, levels[inner]) for split, values in areas.items()})
+    quantiles = pd.DataFrame(
+        {split: np.quantile(values, levels[inner]) for split, values in areas.items()}
+    )
     quantiles["VGG-SS"] = reference[inner]
     display(quantiles.set_axis([f"{level:.0%} below" for level in levels[inner]]).T.round(3))
 
@@ -254,18 +312,20 @@ if areas:
 if areas:
     apart = quantiles.drop(columns="VGG-SS").sub(quantiles["VGG-SS"], axis=0).stack()
     furthest, split = apart.abs().idxmax()
-    small = ", ".join(f"{(values < 0.25).mean():.0%} of `{split}`" for split, values in areas.items())
+    small = ", ".join(
+        f"{(values < 0.25).mean():.0%} of `{split}`" for split, values in areas.items()
+    )
     text = f"The {levels[inner][furthest]:.0%} quantile of `{split}` lies furthest from that of VGG-SS, by "
     text += f"{apart[furthest, split]:+.2f}".replace("-", "−")
     text += "; large objects lose area to the rim of the picture and to others. Boxes below a quarter of the picture "
-    text += (
-        rf"are {small}. There a map that claims half of the picture cannot reach $\mathrm{{IoU}} \ge \frac{{1}}{{2}}$, "
-    )
-    text += "however good it is: notebook 04 also uses a threshold that adapts to the object."
+    text += f"are {small}. There a map that claims half of the picture cannot reach "
+    text += r"$\mathrm{IoU} \ge \frac{1}{2}$, however good it is: notebook 04 also uses a threshold that adapts."
     display(Markdown(text))
 
 # %% [markdown]
-# **No clue but the sound.** In training scenes with several objects the sounding one is drawn by lot. They are composed
+# ### No clue but the sound
+#
+# In training scenes with several objects the sounding one is drawn by lot. They are composed
 # once more here, from their seed, with the outlines of *all* objects. The rank of the sounding one is $r = 0$ for the
 # smallest (or the first pasted) and $r = 1$ for the largest (or the last); $\bar r = \frac{1}{2}$ gives nothing away.
 
@@ -273,30 +333,54 @@ if areas:
 ranks, again = [], []
 if data.stamps:
     available, annotations = scenes.pool(library, "train"), layout.annotations("train")
-    several = [scene for scene in scenes.plan(library, "train", data.stamps) if len(scene.classes) > 1][:200]
+    several = [
+        scene for scene in scenes.plan(library, "train", data.stamps) if len(scene.classes) > 1
+    ][:200]
     for scene in several:
-        composed, (clip,) = scenes.make_scene(available, scene, data.stamps.seed, data.stamps.height)
-        area, last = np.array([placed.mask.sum() for placed in composed.objects]), len(scene.classes) - 1
+        composed, (clip,) = scenes.make_scene(
+            available, scene, data.stamps.seed, data.stamps.height
+        )
+        area, last = (
+            np.array([placed.mask.sum() for placed in composed.objects]),
+            len(scene.classes) - 1,
+        )
         ranks.append((clip.sound.name, (area < area[clip.place]).sum() / last, clip.place / last))
         box = scenes.bounding_box(composed.objects[clip.place].mask)
         again.append(annotations[clip.clip_id]["boxes"] == [box])
 ranks = pd.DataFrame(ranks, columns=["recording", "by area", "by order of pasting"])
 
 # %% [markdown]
-# Mean rank of the sounding object, less what gives nothing away, with its 99 % interval:
+# Mean rank of the sounding object above the ½ of pure chance, with its 99 % interval:
 
 # %%
 if len(ranks):
     found = {
-        name: metrics.bootstrap(ranks[name] - 0.5, ranks["recording"], confidence=0.99) for name in ranks.columns[1:]
+        name: metrics.bootstrap(ranks[name] - 0.5, ranks["recording"], confidence=0.99)
+        for name in ranks.columns[1:]
     }
-    table = pd.DataFrame([{"rank": name} | interval._asdict() for name, interval in found.items()])
-    display(viz.intervals(table, "rank", xlabel="mean rank of the sounding object, minus ½", zero=True))
-    words = ", ".join(f"{name} {i.value:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" for name, i in found.items())
+    table = pd.DataFrame(
+        [{"rank": name} | interval._asdict() for name, interval in found.items()]
+    )
+    display(
+        viz.intervals(
+            table, "rank", xlabel="mean rank of the sounding object, minus ½", zero=True
+        )
+    )
+    words = ", ".join(
+        f"{name} {i.value:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" for name, i in found.items()
+    )
     fair = all(i.low <= 0 <= i.high for i in found.values())
-    verdict = "no sign that either tells which object sounds" if fair else "**one betrays the sounding object**"
-    text = f"In {len(ranks)} scenes: {words}: {verdict}. {sum(again)} of {len(again)} scenes came out".replace("-", "−")
-    display(Markdown(f"{text} with the very box that the folder holds: the seed decides everything."))
+    verdict = (
+        "no sign that either tells which object sounds"
+        if fair
+        else "**one betrays the sounding object**"
+    )
+    text = f"In {len(ranks)} scenes: {words}: {verdict}. {sum(again)} of {len(again)} scenes came out".replace(
+        "-", "−"
+    )
+    display(
+        Markdown(f"{text} with the very box that the folder holds: the seed decides everything.")
+    )
 
 # %% [markdown]
 # In the tests it holds by construction: every picture is shown once with each of its objects' sounds, so a rule that
@@ -305,22 +389,36 @@ if len(ranks):
 
 # %%
 parts = {split: group for split, group in clips.groupby("split")}
+pairs = [
+    (split, kind, data.train)
+    for split in (data.val, *data.tests)
+    for kind in ("clip_id", "scene", "background")
+]
+if "test_new_instances" in data.tests:
+    others = [split for split in splits if split != "test_new_instances"]
+    pairs += [
+        ("test_new_instances", kind, split)
+        for split in others
+        for kind in ("picture", "recording")
+    ]
 checks = {}
-for split in [data.val, *data.tests]:
-    for kind in ("clip_id", "scene", "background"):
-        shared = set(parts[split][kind].dropna()) & set(parts[data.train][kind].dropna())
-        checks[f"{names[kind]} of {split} that are in {data.train}"] = len(shared)
-for kind in ("picture", "recording") if "test_new_instances" in data.tests else ():
-    rest = clips.loc[clips["split"] != "test_new_instances", kind].dropna()
-    shared = set(parts["test_new_instances"][kind].dropna()) & set(rest)
-    checks[f"{names[kind]} of test_new_instances that are anywhere else"] = len(shared)
-scene = clips[clips["split"].isin(data.tests) & (clips["number"] > 0)].groupby("scene")
-checks["test scenes in which not every object sounds"] = (scene["class"].nunique() < scene["number"].first()).sum()
-checks["training scenes that come out differently from their seed"] = len(again) - sum(again)
+for split, kind, other in pairs:
+    mine, theirs = set(parts[split][kind].dropna()), set(parts[other][kind].dropna())
+    if mine and theirs:  # a folder of other data may not say
+        checks[f"{names[kind]} of {split} that are in {other}"] = len(mine & theirs)
+if len(boxed):
+    scene = clips[clips["split"].isin(data.tests) & (clips["number"] > 0)].groupby("scene")
+    checks["test scenes in which not every object sounds"] = (
+        scene["class"].nunique() < scene["number"].first()
+    ).sum()
+if again:
+    checks["training scenes that come out differently from their seed"] = len(again) - sum(again)
 display(pd.DataFrame({"found": checks}))
 broken = [name for name, count in checks.items() if count]
 assert not broken, f"the data cannot be trusted: {broken}"
-display(Markdown(f"All {len(checks)} lines are 0; with any other number this notebook stops here."))
+display(
+    Markdown(f"All {len(checks)} lines are 0; with any other number this notebook stops here.")
+)
 
 # %% [markdown]
 # ## The store
@@ -330,19 +428,30 @@ display(Markdown(f"All {len(checks)} lines are 0; with any other number this not
 
 # %%
 store.write(data.root)
-files = [path for path in data.root.rglob("*") if path.is_file() and not path.name.startswith(store.NAME)]
-sizes = sum(path.stat().st_size for path in files) / 1e6, (data.root / store.NAME).stat().st_size / 1e6
+files = [
+    path
+    for path in data.root.rglob("*")
+    if path.is_file() and not path.name.startswith(store.NAME)
+]
+sizes = (
+    sum(path.stat().st_size for path in files) / 1e6,
+    (data.root / store.NAME).stat().st_size / 1e6,
+)
 compared = 0
 for split in splits:
     folders, lmdb = datasets.AVDataset(settings, split), datasets.LmdbDataset(settings, split)
     for index in np.unique(np.linspace(0, len(folders) - 1, 8).astype(int)):
         one, other = folders[index], lmdb[index]
-        assert torch.equal(one["image"], other["image"]) and torch.equal(one["waveform"], other["waveform"])
+        assert torch.equal(one["image"], other["image"]) and torch.equal(
+            one["waveform"], other["waveform"]
+        )
         compared += 1
-text = (
-    f"{len(files):,} files of {sizes[0]:.1f} MB became one of {sizes[1]:.1f} MB. {compared} clips, from every split, "
+text = f"{len(files):,} files of {sizes[0]:.1f} MB became one of {sizes[1]:.1f} MB. {compared} clips, from every split, "
+display(
+    Markdown(
+        text + "are equal sample by sample and pixel by pixel, read from files or from the store."
+    )
 )
-display(Markdown(text + "are equal sample by sample and pixel by pixel, read from files or from the store."))
 
 # %% [markdown]
 # ## One clip in detail
@@ -357,16 +466,17 @@ display(Markdown(text + "are equal sample by sample and pixel by pixel, read fro
 # %%
 clip = test[0]
 spectrogram = features.sounds(clip["waveform"][None], settings)[0, 0]
-kind = {"mel": "mel band", "spectrogram": f"bin of {rate / settings.front_end.window:.1f} Hz"}[settings.front_end.kind]
+kind = {"mel": "mel band", "spectrogram": f"bin of {rate / settings.front_end.window:.1f} Hz"}[
+    settings.front_end.kind
+]
 wave = clip["waveform"].numpy() / 32768
 display(viz.clip_detail(clip["image"].numpy(), wave, spectrogram.numpy(), data.seconds, kind))
 frames = len(layout.frames(clip["clip_id"]))
 text = f"`{clip['clip_id']}`: {frames} frame{'s' * (frames > 1)} at {data.frame_rate:g} a second"
 text += ", a still that stands for every moment; " if frames == 1 else "; "
 text += f"{len(wave):,} samples at {rate:,} Hz become {spectrogram.shape[0]} bands of {spectrogram.shape[1]} frames, "
-text += (
-    f"one every {1000 * settings.front_end.hop / rate:.1f} ms. The picture is {clip['image'].shape[2]} pixels square."
-)
+step = 1000 * settings.front_end.hop / rate
+text += f"one every {step:.1f} ms. The picture is {clip['image'].shape[2]} pixels square."
 display(Markdown(text))
 
 # %% [markdown]
@@ -375,7 +485,9 @@ display(Markdown(text))
 # Choose any clip (in JupyterLab; a saved page shows no menu, and the figures above stand for it).
 
 # %%
-ids = {clip_id: (split, index) for split in splits for index, clip_id in enumerate(layout.ids(split))}
+ids = {
+    clip_id: (split, index) for split in splits for index, clip_id in enumerate(layout.ids(split))
+}
 menu, view = ipywidgets.Dropdown(options=list(ids), description="clip"), ipywidgets.Output()
 
 

@@ -43,7 +43,11 @@ folder = configuration.experiment_folder(settings)
 data = datasets.open_dataset(settings, settings.data.train, train=True)
 info = data.layout.info()
 if info.get("generated"):
-    display(Markdown("> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."))
+    display(
+        Markdown(
+            "> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."
+        )
+    )
 
 # %% [markdown]
 # ## What the network sees
@@ -93,7 +97,10 @@ viz.clips(
 # %%
 model = SoundLocalizer(settings.model)
 parameters = pd.DataFrame(
-    [{"part": name, "parameters": sum(p.numel() for p in part.parameters())} for name, part in model.named_children()]
+    [
+        {"part": name, "parameters": sum(p.numel() for p in part.parameters())}
+        for name, part in model.named_children()
+    ]
 )
 parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 
@@ -108,9 +115,15 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # %%
 model.train()
 output = model(image, spectrogram)
-logits = losses.pooled_similarity(output.visual, output.audio, model.scale, settings.objective.pool)
+logits = losses.pooled_similarity(
+    output.visual, output.audio, model.scale, settings.objective.pool
+)
 terms = {"localization": losses.localization(logits, settings.objective.symmetric)}
-{"visual map": tuple(output.visual.shape), "sound vectors": tuple(output.audio.shape), "logits": tuple(logits.shape)}
+{
+    "visual map": tuple(output.visual.shape),
+    "sound vectors": tuple(output.audio.shape),
+    "logits": tuple(logits.shape),
+}
 
 # %%
 if output.node_maps is not None:
@@ -131,7 +144,11 @@ whole = losses.objective(output, model.scale, settings.objective).total
 assert torch.isclose(total, whole), "the step above must be the one that training takes"
 table = pd.DataFrame(
     [
-        {"loss": name, "weight": getattr(settings.objective, name), "value before training": value.item()}
+        {
+            "loss": name,
+            "weight": getattr(settings.objective, name),
+            "value before training": value.item(),
+        }
         for name, value in terms.items()
     ]
 )
@@ -139,7 +156,9 @@ table.style.format({"value before training": "{:.3f}"}).hide(axis="index")
 
 # %%
 chance = torch.tensor(float(size)).log().item()
-gradient = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
+gradient = (
+    torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
+)
 display(
     Markdown(
         f"Telling {size} sounds apart by chance costs ln {size} = {chance:.2f} nats; the untrained network pays "
@@ -206,7 +225,11 @@ display(
     Markdown(
         f"The validation loss was lowest in epoch {best['epoch']:.0f} of {len(history)} ({best['val_loss']:.3f}; "
         f"{last['val_loss']:.3f} at the end): "
-        + ("it rises again, a sign of learning by heart." if rising else "it had not begun to rise.")
+        + (
+            "it rises again, a sign of learning by heart."
+            if rising
+            else "it had not begun to rise."
+        )
         + f" The learned scale went from {settings.model.initial_scale:.1f} to {last['scale']:.1f}."
     )
 )
@@ -223,7 +246,9 @@ clip = view[0]
 picture = clip["image"].numpy()
 if model.reasoning is not None:
     with torch.no_grad():
-        node_maps, _ = model.reason(model.encode_image(features.images(clip["image"][None], settings)))
+        node_maps, _ = model.reason(
+            model.encode_image(features.images(clip["image"][None], settings))
+        )
     frequency = model.foreground_frequency.numpy()
     display(viz.node_maps(picture, node_maps[0].numpy(), frequency, (-frequency).argsort()))
 
@@ -248,7 +273,9 @@ display(Markdown(words))
 model.train(False)
 with torch.no_grad():
     output = model(image, spectrogram)
-    logits = losses.pooled_similarity(output.visual, output.audio, model.scale, settings.objective.pool)
+    logits = losses.pooled_similarity(
+        output.visual, output.audio, model.scale, settings.objective.pool
+    )
 viz.similarity_matrix(logits[:shown, :shown].numpy(), labels)
 
 # %%

@@ -20,9 +20,11 @@
 #
 # The method adds two losses to the base model's, which tells pictures and sounds apart:
 #
-# $$ \mathcal{L} = \mathcal{L}_{\mathrm{loc}} + \lambda_1 \mathcal{L}_{\mathrm{dis}} + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
+# $$ \mathcal{L} = \mathcal{L}_{\mathrm{loc}} + \lambda_1 \mathcal{L}_{\mathrm{dis}}
+# + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
 #
-# Here the same network is trained with none, one or both of them, everything else alike, and tested on the same clips.
+# Here the same network is trained with none, one or both of them, everything else alike, and tested on the same
+# clips.
 #
 # **Reads** the data folder and `ablations` of the configuration. **Writes** one experiment for each variant and seed
 # into `variants/`, with its own pages. **Before**: [02 · Training](02_training.html). **Next**:
@@ -48,15 +50,23 @@ variants, seeds = settings.ablations.variants, settings.ablations.seeds
 base = "base" if "base" in variants else next(iter(variants), None)
 info = Layout(settings.data.root).info()
 if info.get("generated"):
-    display(Markdown("> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."))
+    display(
+        Markdown(
+            "> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."
+        )
+    )
 if not variants:
-    display(Markdown("The configuration names no variants under `ablations`: there is nothing to compare."))
+    display(
+        Markdown(
+            "The configuration names no variants under `ablations`: there is nothing to compare."
+        )
+    )
 
 # %% [markdown]
 # ## The variants
 #
-# This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, one after the
-# other; what is finished is skipped.
+# This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, one after
+# the other; what is finished is skipped.
 
 # %%
 runs, trained = {}, {}
@@ -65,7 +75,9 @@ for name, change in variants.items():
         exp_name = f"{settings.exp_name}/variants/{name}-seed{seed}"
         own = {"exp_name": exp_name, "seed": seed, "ablations": {"variants": {}, "seeds": []}}
         changed = configuration.merge(configuration.merge(overrides, change), own)
-        runs[name, seed] = workbook.run(config, ("02", "04"), overrides=changed, index=False) / "run"
+        runs[name, seed] = (
+            workbook.run(config, ("02", "04"), overrides=changed, index=False) / "run"
+        )
         trained[name, seed] = configuration.load(config, changed)
 
 # %% [markdown]
@@ -76,10 +88,22 @@ if runs:
     rows = []
     for (name, seed), own in trained.items():
         loss, summary = own.objective, json.loads((runs[name, seed] / "summary.json").read_text())
-        weights = [loss.localization, *(w * own.model.reasoning for w in (loss.discrimination, loss.divergence))]
+        weights = [
+            loss.localization,
+            *(w * own.model.reasoning for w in (loss.discrimination, loss.divergence)),
+        ]
         link = f"[{name}, seed {seed}](variants/{name}-seed{seed}/04_evaluation.html)"
-        rows.append([link, *weights, own.training.epochs, f"{summary['training']['seconds'] / 60:.1f}"])
-    columns = ["variant", "localization", "discrimination", "divergence", "epochs", "minutes"]
+        rows.append(
+            [link, *weights, own.training.epochs, f"{summary['training']['seconds']:.0f}"]
+        )
+    columns = [
+        "variant",
+        "localization",
+        "discrimination",
+        "divergence",
+        "epochs",
+        "seconds of training",
+    ]
     lines = [columns, ["---"] * len(columns), *rows]
     display(Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
 
@@ -87,12 +111,23 @@ if runs:
 if runs:
     clips = len(Layout(settings.data.root).ids(settings.data.train))
     epochs = sorted({own.training.epochs for own in trained.values()})
-    steps = sum(own.training.epochs * (clips // own.training.batch_size) for own in trained.values()) // len(trained)
-    text = f"Each variant sees {clips:,} clips {' or '.join(map(str, epochs))} times, about {steps:,} steps; the experiment "
-    text += f"itself has {settings.training.epochs} epochs. **This is a comparison at a small budget**: it shows what a loss "
-    text += "does early in training, and an order of variants found here need not hold at full length."
+    steps = sum(
+        own.training.epochs * (clips // own.training.batch_size) for own in trained.values()
+    ) // len(trained)
+    length = " or ".join(map(str, epochs))
+    text = f"Each variant trains on {clips:,} clips, epochs: {length}, about {steps:,} steps; the experiment itself "
+    text += f"has {settings.training.epochs} epochs. **This is a comparison at a small budget**: it shows what a loss "
+    text += (
+        "does early in training. An order of variants found here need not hold at full length."
+    )
     display(Markdown(text))
-    display(Markdown("```yaml\n" + yaml.safe_dump(variants, sort_keys=False, default_flow_style=None) + "```"))
+    display(
+        Markdown(
+            "```yaml\n"
+            + yaml.safe_dump(variants, sort_keys=False, default_flow_style=None)
+            + "```"
+        )
+    )
 
 # %% [markdown]
 # ### Learning curves
@@ -102,13 +137,26 @@ if runs:
 
 # %%
 if runs:
-    histories = {f"{name}, seed {seed}": pd.read_csv(run / "metrics.csv") for (name, seed), run in runs.items()}
-    panels = {"localization loss, training": "localization", "localization loss, validation": "val_loss"}
-    panels |= {"own sound found, validation": "val_accuracy", "pointing, validation": "val_pointing"}
+    histories = {
+        f"{name}, seed {seed}": pd.read_csv(run / "metrics.csv")
+        for (name, seed), run in runs.items()
+    }
+    panels = {
+        "localization loss, training": "localization",
+        "localization loss, validation": "val_loss",
+    }
+    panels |= {
+        "own sound found, validation": "val_accuracy",
+        "pointing, validation": "val_pointing",
+    }
     display(viz.curves_of_runs(histories, panels))
     last = pd.DataFrame({name: history.iloc[-1] for name, history in histories.items()}).T
     best = last["val_loss"].astype(float).idxmin()
-    display(Markdown(f"The lowest validation loss at the end is {last.loc[best, 'val_loss']:.3f}, of {best}."))
+    display(
+        Markdown(
+            f"The lowest validation loss at the end is {last.loc[best, 'val_loss']:.3f}, of {best}."
+        )
+    )
 
 # %% [markdown]
 # ## Results
@@ -122,12 +170,19 @@ if runs:
     clips = ablations.collect(runs)
     results = ablations.measured(clips, measures, settings.evaluation)
     results = results.assign(set=results["split"] + ", " + results["part"])
-    cells = results.assign(text=results.apply(ablations.text, axis=1), measure=results["measure"].map(ablations.label))
+    cells = results.assign(
+        text=results.apply(ablations.text, axis=1),
+        measure=results["measure"].map(ablations.label),
+    )
     for name, rows in cells.groupby("set", sort=False):
         wide = rows.pivot(index="variant", columns="measure", values="text").loc[
             list(variants), rows["measure"].unique()
         ]
-        display(Markdown(f"**{name}**, {rows['clips'].iloc[0]} clips of {rows['clusters'].iloc[0]} recordings"))
+        display(
+            Markdown(
+                f"**{name}**, {rows['clips'].iloc[0]} clips of {rows['clusters'].iloc[0]} recordings"
+            )
+        )
         display(wide.rename_axis(index=None, columns=None))
 
 # %% [markdown]
@@ -165,20 +220,26 @@ if runs:
         "centre square",
     ]
     shown = clips[clips["method"].isin(methods)]
-    shown = shown.assign(set=shown["split"] + ", " + shown["part"], percent=100 * shown["pointing"])
+    shown = shown.assign(
+        set=shown["split"] + ", " + shown["part"], percent=100 * shown["pointing"]
+    )
     order = pd.MultiIndex.from_product([shown["set"].unique(), variants], names=[None, None])
-    table = shown.pivot_table(index=["set", "variant"], columns="method", values="percent", sort=False).reindex(order)
+    table = shown.pivot_table(
+        index=["set", "variant"], columns="method", values="percent", sort=False
+    ).reindex(order)
     table = table[[name for name in methods if name in table]].rename_axis(columns=None)
-    display(table.rename(columns=lambda name: name.replace("model, ", "")).style.format("{:.1f}", na_rep="–"))
+    display(
+        table.rename(columns=lambda name: name.replace("model, ", "")).style.format(
+            "{:.1f}", na_rep="–"
+        )
+    )
 
 # %%
 if runs:
     gain = table["model"] - table["model, shuffled sounds"]
-    text = f"The right sound is worth {gain.min():+.1f} to {gain.max():+.1f} points of pointing over another clip's sound, "
-    text += (
-        f"most of all {gain.idxmax()[1]} on {gain.idxmax()[0]}. A dash stands where a variant has no nodes, hence no "
-    )
-    text += "map without a sound."
+    place, name = gain.idxmax()
+    text = f"The right sound is worth {gain.min():+.1f} to {gain.max():+.1f} points of pointing over another clip's, "
+    text += f"most of all {name} on {place}. A dash stands for a variant without nodes, which has no map without a sound."
     display(Markdown(text.replace("-", "−")))
 
 # %% [markdown]
@@ -200,7 +261,9 @@ if len(variants) > 1:
     differences = ablations.differences(clips, base, measures, settings.evaluation)
     differences = differences.assign(set=differences["split"] + ", " + differences["part"])
     pointing = differences[differences["measure"] == "pointing"]
-    display(viz.intervals(pointing, "variant", "set", f"pointing: variant minus {base}", zero=True))
+    display(
+        viz.intervals(pointing, "variant", "set", f"pointing: variant minus {base}", zero=True)
+    )
 
 # %% [markdown]
 # The same for every measure, in points:
@@ -208,12 +271,14 @@ if len(variants) > 1:
 # %%
 if len(differences):
     cells = differences.assign(
-        text=differences.apply(ablations.text, axis=1, sign=True), measure=differences["measure"].map(ablations.label)
+        text=differences.apply(ablations.text, axis=1, sign=True),
+        measure=differences["measure"].map(ablations.label),
     )
     wide = cells.pivot(index=["set", "variant"], columns="measure", values="text")
     others = [name for name in variants if name != base]
     order = pd.MultiIndex.from_product([cells["set"].unique(), others], names=[None, None])
-    display(wide.reindex(order)[cells["measure"].unique()].rename_axis(columns=None))
+    wide = wide.reindex(order)[cells["measure"].unique()].rename_axis(columns=None)
+    display(wide.style.set_properties(**{"white-space": "nowrap"}))
 
 # %% [markdown]
 # ## What may be said
@@ -223,7 +288,10 @@ if len(differences):
 
 # %%
 if len(differences):
-    lines = [f"- **{row.variant}** against {base}, {row.set}: {row.verdict}." for row in pointing.itertuples()]
+    lines = [
+        f"- **{row.variant}** against {base}, {row.set}: {row.verdict}."
+        for row in pointing.itertuples()
+    ]
     display(Markdown("\n".join(lines)))
     confidence = settings.evaluation.confidence
     text = f"These are {len(pointing)} intervals read at once: at {confidence:.0%} each, "
@@ -234,11 +302,9 @@ if len(differences):
 # %%
 if len(differences):
     clear = pointing[pointing["verdict"].str.startswith(("higher", "lower"))]
-    text = f"**None of the {len(pointing)} comparisons settles what a loss adds.** More seeds and epochs would; "
-    text += "`ablations.seeds` and `training.epochs` of the variants are the places to ask for them."
+    text = f"**None of the {len(pointing)} comparisons settles what a loss adds.** More seeds and epochs could; ask for "
+    text += "them in `ablations.seeds` and in `training.epochs` of the variants."
     if len(clear):
-        text = (
-            f"**{len(clear)} of {len(pointing)} comparisons are settled at this budget**; the others are listed above "
-        )
-        text += "with what they lack."
+        text = f"**{len(clear)} of {len(pointing)} comparisons are settled at this budget**; the list says what the "
+        text += "others lack."
     display(Markdown(text))

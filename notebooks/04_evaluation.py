@@ -33,7 +33,7 @@ import json
 import ipywidgets
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 
 from sslib import config as configuration
 from sslib import datasets, evaluation, viz
@@ -45,7 +45,11 @@ summary = json.loads((run / "summary.json").read_text())
 clips = pd.read_csv(run / "clips.csv", keep_default_na=False, na_values=[""])
 maps = np.load(run / "maps.npz")
 if summary["data"]["generated"]:
-    display(Markdown("> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."))
+    display(
+        Markdown(
+            "> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."
+        )
+    )
 
 # %% [markdown]
 # ## The test sets
@@ -88,15 +92,21 @@ display(
 # the boxes cover. The *success rate* is the share of clips with cIoU of at least one half; papers often print it
 # under the name cIoU. The *AUC* averages the success rate over all thresholds.
 
+
 # %%
-text = tables.assign(
-    text=[f"{r.value:.1%} [{r.low:.1%}, {r.high:.1%}]".replace("%", "") for r in tables.itertuples()],
-    measure=tables["measure"].map(evaluation.MEASURES),
-)
+def cell(row):
+    """A value in percent above its interval."""
+    return f"{100 * row.value:.1f}<br><small>{100 * row.low:.1f} – {100 * row.high:.1f}</small>"
+
+
+text = tables.assign(text=[cell(row) for row in tables.itertuples()])
+text["measure"] = text["measure"].map(evaluation.MEASURES)
 for key, rows in text.groupby(["split", "part"], sort=False):
     wide = rows.pivot(index="method", columns="measure", values="text")
-    wide = wide.reindex(rows["method"].unique())[rows["measure"].unique()].rename_axis(index=None, columns=None)
-    display(Markdown(f"**{key[0]}, {key[1]}** — percent [{percent} interval]"), wide)
+    wide = wide.reindex(rows["method"].unique())[rows["measure"].unique()]
+    wide = wide.rename_axis(index=None, columns=None)
+    caption = f"**{key[0]}, {key[1]}**: percent, with its {percent} interval below"
+    display(Markdown(caption), HTML(wide.to_html(escape=False, border=0)))
 
 # %%
 model = tables[tables["method"] == "model"].set_index(["split", "part", "measure"])
@@ -130,12 +140,21 @@ viz.intervals(pointing, "method", "set", "pointing accuracy")
 
 # %%
 paired = differences.assign(
-    set=differences["split"] + ", " + differences["part"], against=differences["control"].str.replace("model, ", "")
+    set=differences["split"] + ", " + differences["part"],
+    against=differences["control"].str.replace("model, ", ""),
 )
-viz.intervals(paired[paired["measure"] == "pointing"], "against", "set", "pointing: model minus control", zero=True)
+viz.intervals(
+    paired[paired["measure"] == "pointing"],
+    "against",
+    "set",
+    "pointing: model minus control",
+    zero=True,
+)
 
 # %%
-against = paired[(paired["measure"] == "pointing") & (paired["control"] == "model, shuffled sounds")]
+against = paired[
+    (paired["measure"] == "pointing") & (paired["control"] == "model, shuffled sounds")
+]
 lines = [
     f"- {row.set}: the right sound adds {100 * row.value:+.1f} points of pointing "
     f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}] over {row.clusters} recordings: "
@@ -151,8 +170,12 @@ display(Markdown("\n".join(lines)))
 
 # %%
 here = clips[(clips["split"] == first) & (clips["part"] == part)]
-here = here.assign(method=[evaluation.METHODS[key] for key in zip(here["map"], here["sound"], strict=True)])
-viz.success_curves({name: rows["ciou"].dropna().to_numpy() for name, rows in here.groupby("method", sort=False)})
+here = here.assign(
+    method=[evaluation.METHODS[key] for key in zip(here["map"], here["sound"], strict=True)]
+)
+viz.success_curves(
+    {name: rows["ciou"].dropna().to_numpy() for name, rows in here.groupby("method", sort=False)}
+)
 
 # %% [markdown]
 # Why the median threshold caps every method: it always claims half of the picture, so small objects cannot pass.
@@ -184,7 +207,9 @@ KINDS = {"similarity": "own sound", "shuffled": "another sound", "visual_only": 
 def show(chosen, titles):
     """The clips `chosen` with every kind of map there is; used for each gallery below."""
     shown = [data[place[clip_id]] for clip_id in chosen]
-    rows = {name: maps[f"{first}/{kind}"] for kind, name in KINDS.items() if f"{first}/{kind}" in maps}
+    rows = {
+        name: maps[f"{first}/{kind}"] for kind, name in KINDS.items() if f"{first}/{kind}" in maps
+    }
     return viz.localization(
         [clip["image"].numpy() for clip in shown],
         {name: [values[place[clip_id]] for clip_id in chosen] for name, values in rows.items()},
@@ -230,7 +255,10 @@ ranked = mine.sort_values("ciou_adaptive", ascending=False).index
 middle = len(ranked) // 2
 chosen = [*ranked[:3], *ranked[middle - 1 : middle + 2], *ranked[-3:]]
 names = ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
-show(chosen[:9], [f"{name}: {mine.loc[c, 'class']}" for name, c in zip(names, chosen, strict=False)])
+show(
+    chosen[:9],
+    [f"{name}: {mine.loc[c, 'class']}" for name, c in zip(names, chosen, strict=False)],
+)
 
 # %% [markdown]
 # ## By class
@@ -238,7 +266,11 @@ show(chosen[:9], [f"{name}: {mine.loc[c, 'class']}" for name, c in zip(names, ch
 # Pointing accuracy of each class; the line is what a random point would reach on average. In parentheses: clips.
 
 # %%
-classes = mine.groupby("class").agg(value=("pointing", "mean"), clips=("pointing", "size")).reset_index()
+classes = (
+    mine.groupby("class")
+    .agg(value=("pointing", "mean"), clips=("pointing", "size"))
+    .reset_index()
+)
 chance = here.loc[here["method"] == "whole image", "pointing"].mean()
 viz.per_class(classes, chance, "pointing accuracy")
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sslib.config import ConfigError, load, merge, repository_root
+from sslib.config import ConfigError, experiment_folder, load, merge, repository_root, resolve
 
 app = typer.Typer(
     help="Visual sound source localization: data, training, evaluation and report.",
@@ -40,22 +40,31 @@ def run(
 
 
 @app.command()
-def train(config: ConfigFile, changes: Changes = []) -> None:  # noqa: B006
-    """Train on one configuration, without notebooks."""
+def train(
+    config: ConfigFile,
+    force: Annotated[bool, typer.Option("--force", help="start over where a run is there")] = False,
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Train on one configuration, without notebooks; an interrupted run goes on."""
     with clean_errors():
         settings = load(config, overrides(changes))
         from sslib import engine
 
-        typer.echo(engine.fit(settings))
+        typer.echo(engine.fit(settings, experiment_folder(settings), retrain=force))
 
 
 @app.command()
-def evaluate(checkpoint: Annotated[Path, typer.Argument(help="an experiment's run/checkpoint.pt")]) -> None:
-    """Evaluate a checkpoint on the test sets of its configuration."""
+def evaluate(
+    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="an experiment's run/checkpoint.pt")],
+    changes: Changes = [],  # noqa: B006
+) -> None:
+    """Evaluate a checkpoint on its test lists; write clips.csv, maps.npz and summary.json beside it."""
     with clean_errors():
-        from sslib import evaluation
+        from sslib import checkpoint, evaluation
 
-        typer.echo(evaluation.evaluate(checkpoint))
+        values = checkpoint.load_checkpoint(path)["config"]
+        settings = resolve(merge(values, overrides(changes)), repository_root(), str(path))
+        typer.echo(evaluation.evaluate(path.parent, settings))
 
 
 @app.command()

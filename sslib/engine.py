@@ -101,9 +101,17 @@ def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: 
     spectrogram = features.sounds(batch["waveform"], config, augment=True)
     output = model(image, spectrogram)
     if fabric is not None and fabric.world_size > 1:
-        gathered = (None if part is None else fabric.all_gather(part, sync_grads=True).flatten(0, 1) for part in output)
-        output = Output(*gathered)
+        output = Output(*(None if part is None else _gather(part, fabric) for part in output))
     return losses.objective(output, model.scale, config.objective)
+
+
+def _gather(part: Tensor, fabric) -> Tensor:
+    """The rows of all processes, with gradients to each."""
+    gathered = fabric.all_gather(part, sync_grads=True)  # (processes, B, …)
+    if gathered.requires_grad:
+        # Its backward pass sends memory as it lies: a gradient with other strides would arrive scrambled, unnoticed.
+        gathered.register_hook(Tensor.contiguous)
+    return gathered.flatten(0, 1)
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:

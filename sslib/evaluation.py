@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from sslib import checkpoint, datasets, engine, metrics
+from sslib import checkpoint, datasets, engine, metrics, viz
 from sslib.config import Config
 from sslib.model import SoundLocalizer
 
@@ -75,6 +76,7 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     np.savez_compressed(run / "maps.npz", **maps)
     clips.to_csv(run / "clips.csv", index=False)
     history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
+    thumbnail(config, maps).savefig(run / "thumbnail.png", dpi=100)
     summary = summarize(clips, config) | describe(config, history)
     partial = run / "summary.json.tmp"
     partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -90,6 +92,21 @@ def predict_all(
     trained = engine.predict(model, dataset, config, device, {"shuffled": other})
     blank = engine.predict(untrained, dataset, config, device)
     return trained.maps | {"untrained": blank.maps["similarity"], "audio": trained.audio, "shuffled_with": other}
+
+
+def thumbnail(config: Config, maps: dict[str, np.ndarray], columns: int = 6) -> Figure:
+    """The first clips of the first test list and their maps: the picture of an experiment, not chosen by result."""
+    split = config.data.tests[0]
+    dataset = datasets.open_dataset(config, split, annotated=True)
+    rows = range(min(columns, len(dataset)))
+    clips = [dataset[row] for row in rows]
+    return viz.localization(
+        [clip["image"].numpy() for clip in clips],
+        {"map": [maps[f"{split}/similarity"][row] for row in rows]},
+        [clip["boxes"].numpy() for clip in clips],
+        [clip["mask"] for clip in clips],
+        [f"♪ {clip['annotation'].get('class', '')}".replace("_", " ") for clip in clips],
+    )
 
 
 def shuffled(classes: list[str], seed: int = 0) -> np.ndarray:

@@ -237,7 +237,9 @@ def compose_sound(sound: Sound, samples: int, sample_rate: int, rng: np.random.G
         recording = np.tile(unit, samples // len(unit) + 2)
         start = rng.integers(len(unit))
     else:
-        start = rng.integers(len(recording) - samples + 1)
+        # Recordings pause: the loudest of a few moments is one at which something sounds.
+        starts = rng.integers(len(recording) - samples + 1, size=5)
+        start = max(starts, key=lambda at: np.square(recording[at : at + samples]).sum())
     piece = recording[start : start + samples].astype(np.float64)
     level = np.sqrt(np.mean(piece**2)) + 1e-9
     piece *= 10 ** (rng.uniform(-26, -16) / 20) / level

@@ -159,7 +159,7 @@ def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: s
     """Means with their intervals (columns value, low, high), one line for each row of `table`, named by `label`."""
     names = list(dict.fromkeys(table[label]))
     groups = list(dict.fromkeys(table[hue])) if hue else [None]
-    figure, axes = _grid(1, 1, 6.2, 0.7 + 0.3 * len(names))
+    figure, axes = _grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
     axis = axes[0, 0]
     for place, group in enumerate(groups):
         rows = table if group is None else table[table[hue] == group]
@@ -269,8 +269,9 @@ def curves_of_runs(histories: dict[str, pd.DataFrame], panels: dict[str, str]) -
                 axis.plot(
                     history["epoch"], history[column], "o-", ms=3, color=COLOURS[number % len(COLOURS)], label=name
                 )
-        axis.set(title=title, xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        last = max(history["epoch"].max() for history in histories.values())
+        axis.set(title=title, xlabel="epoch", xlim=(0.5, last + 0.5))
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=min(len(labels), 6))
     return figure

@@ -6,12 +6,12 @@ CHECKED = ("sslib.model", "sslib.losses", "sslib.features", "sslib.metrics")
 # Before anything imports them: every call of their functions then checks dtypes and shapes against the annotations.
 install_import_hook(CHECKED, "beartype.beartype")
 
-from pathlib import Path
+from pathlib import Path  # noqa: E402
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
-from sslib import config, scenes, stamps
+from sslib import config, scenes, stamps  # noqa: E402
 
 torch.set_num_threads(1)  # sums are split the same way everywhere, so "bit for bit" means something
 

@@ -268,7 +268,7 @@ def test_sound_is_averaged_over_channels(folder):
 
 
 @pytest.mark.parametrize("subtype, tolerance", [("PCM_U8", 1 / 128), ("PCM_16", 1 / 32768), ("PCM_24", 1 / 32768),
-                                                ("PCM_32", 1 / 32768), ("DOUBLE", 1 / 32768), ("ULAW", 0.04)])  # fmt: skip
+                                                ("PCM_32", 1 / 32768), ("DOUBLE", 1 / 32768), ("ULAW", 0.04)])  # fmt: skip  # noqa: E501
 def test_sounds_of_every_depth(folder, subtype, tolerance):
     folder.add("sound", sound=tone(1.0), subtype=subtype)
     np.testing.assert_allclose(folder.clip()["waveform"].numpy() / 32768, tone(1.0), atol=tolerance)
@@ -330,7 +330,7 @@ def test_loud_sound_is_clipped_not_wrapped(folder):
 
 @pytest.mark.parametrize(
     "fault, says",
-    [("text", "not a readable sound"), ("cut", "not a readable sound|without a single sample"), ("none", "single sample"),
+    [("text", "not a readable sound"), ("cut", "not a readable sound|without a single sample"), ("none", "single sample"),  # noqa: E501
      ("empty", "not a readable sound"), ("nan", "not finite"), ("inf", "not finite")],
 )  # fmt: skip
 def test_sound_that_cannot_be_used_names_its_clip(folder, fault, says):

@@ -1,4 +1,4 @@
-"""From stored values to what the trunks see: against librosa, scipy and pictures whose pixels say where they are from."""
+"""From stored values to what the trunks see: against librosa, scipy and pictures whose pixels tell their place."""
 
 import librosa
 import numpy as np

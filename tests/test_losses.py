@@ -205,9 +205,9 @@ def test_float32_inside_whatever_the_precision():
 def test_wrong_shapes_and_kinds_are_refused_under_test():
     """The shape annotations are live: a transposed batch cannot slip through unseen."""
     t = tensors(8)
-    with pytest.raises(Exception, match="[Tt]ype-check"):
+    with pytest.raises(Exception, match=r"[Tt]ype-check"):
         losses.localization(torch.zeros(3, 4))
-    with pytest.raises(Exception, match="[Tt]ype-check"):
+    with pytest.raises(Exception, match=r"[Tt]ype-check"):
         losses.pooled_similarity(t["visual"], t["audio"][:, :-1])
-    with pytest.raises(Exception, match="[Tt]ype-check"):
+    with pytest.raises(Exception, match=r"[Tt]ype-check"):
         losses.foreground_nodes(t["node_features"].transpose(1, 2), t["audio"])

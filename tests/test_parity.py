@@ -1,4 +1,4 @@
-"""The reference values of the paper's release (parity.json), reproduced; inputs are made by the formula stated there."""
+"""The reference values of the paper's release (parity.json), reproduced; inputs are made by the formula in it."""
 
 import json
 import math

@@ -1,0 +1,93 @@
+"""The workbook as a user gets it: every notebook on smoke.yaml, in a copy of the repository and its own processes."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("01_data_preparation", "02_training", "03_ablations", "04_evaluation")
+RUN = ("checkpoint.pt", "clips.csv", "config.yaml", "maps.npz", "metrics.csv", "summary.json")
+
+pytestmark = pytest.mark.notebooks
+
+
+def run(clone: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """``python -m sslib run notebooks/configs/smoke.yaml`` in the copy; its kernels import the copy's sslib too."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(clone)}
+    command = [sys.executable, "-m", "sslib", "run", "notebooks/configs/smoke.yaml", *arguments]
+    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=1800)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("sslib", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(clone) -> Path:
+    """The copy after one whole run."""
+    done = run(clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return clone
+
+
+def test_everything_is_there(finished):
+    experiment = finished / "reports" / "smoke" / "generated"
+    assert (finished / "reports" / "index.html").is_file()
+    assert sorted(page.stem for page in experiment.glob("*.html")) == list(PAGES)
+    runs = [experiment / "run", *(experiment / "variants" / f"{name}-seed0" / "run" for name in ("base", "both"))]
+    assert [str(folder / name) for folder in runs for name in RUN if not (folder / name).is_file()] == []
+    for folder in runs[1:]:
+        assert sorted(page.stem for page in folder.parent.glob("*.html")) == [PAGES[1], PAGES[3]]
+    assert not [*finished.rglob("*.failed.*"), *finished.rglob("*.partial*"), *finished.rglob("*.tmp")]
+    assert len(pd.read_csv(runs[0] / "metrics.csv")) == 2 and len(pd.read_csv(runs[1] / "metrics.csv")) == 1
+
+
+def test_pages_are_whole_and_need_no_network(finished):
+    for page in sorted((finished / "reports").rglob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        assert '<code class="tex">' not in text, f"{page}: a formula that did not become MathML"
+        soup = BeautifulSoup(text, "html.parser")
+        assert not soup.find_all(["script", "iframe", "object", "embed", "link", "base"]), page
+        for tag in soup.find_all(True):
+            for name in ("src", "srcset", "data", "poster", "background"):
+                assert tag.get(name, "data:").startswith("data:"), (page, tag.name)
+            if tag.name == "a":
+                assert not re.match(r"\w+:", tag.get("href", "")), (page, tag)
+        assert not re.findall(r"url\((?!['\"]?data:)|@import", " ".join(tag.text for tag in soup.find_all("style")))
+        assert all(image.get("alt") and "No description" not in image["alt"] for image in soup.find_all("img")), page
+        for code in soup.find_all(class_="source"):
+            code.decompose()
+        assert "Traceback" not in soup.text and "nan" not in re.findall(r"\w+", soup.text), page
+        if page.stem in PAGES:
+            assert "generated clips" in soup.text.lower(), f"{page} must say that these are not real data"
+
+
+def test_a_second_run_skips_everything(finished):
+    pages = {page: page.stat().st_mtime_ns for page in finished.rglob("[0-9]*.html")}
+    done = run(finished)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished before, skipped") == len(PAGES)
+    assert pages == {page: page.stat().st_mtime_ns for page in finished.rglob("[0-9]*.html")}
+
+
+def test_a_failing_notebook_stops_the_run(clone):
+    foreign = clone / "data" / "foreign" / "notes.txt"  # a data folder that is somebody else's
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    done = run(clone, "--set", "data.root=data/foreign", "--set", "exp_name=broken")
+    folder = clone / "reports" / "smoke" / "broken"
+    assert done.returncode != 0
+    assert "holds other data" in done.stderr and "02_training" not in done.stdout
+    assert [file.name for file in folder.iterdir()] == ["01_data_preparation.failed.ipynb"]
+    assert foreign.read_text() == "mine"
