@@ -246,7 +246,7 @@ if runs:
 # ## What each loss adds
 #
 # The difference of two variants is taken clip by clip: a clip that is hard for both says nothing about either, so the
-# paired interval is narrower than those above. For variant $v$, clip $i$ and seeds $s = 1, \ldots, S$,
+# paired interval is usually narrower than those above. For variant $v$, clip $i$ and seeds $s = 1, \ldots, S$,
 #
 # $$ d_i = \frac{1}{S} \sum_{s} (m_{i,s}^{(v)} - m_{i,s}^{(\mathrm{base})}) $$
 #

@@ -67,7 +67,9 @@ def number(value):
 
 def row(item):
     """One headline number with its interval."""
-    interval = f"[{number(item['low'])}, {number(item['high'])}]" if item.get("low") is not None else ""
+    interval = (
+        f"[{number(item['low'])}, {number(item['high'])}]" if item.get("low") is not None else ""
+    )
     value = f"{number(item.get('value'))} {escape(item.get('unit') or '')}"
     return f"<tr><td>{escape(item.get('label', ''))}</td><td>{value}</td><td>{interval}</td></tr>"
 
@@ -77,19 +79,30 @@ def picture(experiment):
     if not file.exists():
         return '<div class="empty">no picture yet</div>'
     data = base64.b64encode(file.read_bytes()).decode()
-    return f'<img alt="Heatmaps of {escape(experiment["name"])}" src="data:image/png;base64,{data}">'
+    return (
+        f'<img alt="Heatmaps of {escape(experiment["name"])}" src="data:image/png;base64,{data}">'
+    )
 
 
 def links(experiment):
     """Links to the pages of an experiment, or to what is left of a failed one."""
     pairs = [(page.stem.replace("_", " "), page) for page in experiment["pages"]]
-    pairs += [(f"{page.name.split('.')[0].replace('_', ' ')} (failed)", page) for page in experiment["failed"]]
-    return " · ".join(f'<a href="{page.relative_to(reports).as_posix()}">{escape(label)}</a>' for label, page in pairs)
+    pairs += [
+        (f"{page.name.split('.')[0].replace('_', ' ')} (failed)", page)
+        for page in experiment["failed"]
+    ]
+    return " · ".join(
+        f'<a href="{page.relative_to(reports).as_posix()}">{escape(label)}</a>'
+        for label, page in pairs
+    )
 
 
 def facts(experiment):
     """A line about data, training and date."""
-    data, training = experiment["summary"].get("data", {}), experiment["summary"].get("training", {})
+    data, training = (
+        experiment["summary"].get("data", {}),
+        experiment["summary"].get("training", {}),
+    )
     parts = [when(datetime.fromtimestamp(experiment["changed"]))]
     parts += [f"data: {escape(str(data['name']))}"] if "name" in data else []
     parts += [f"{training['epochs']} epochs"] if "epochs" in training else []
@@ -102,7 +115,11 @@ def facts(experiment):
 # %%
 def variants(experiment):
     """Links to the last page of each variant."""
-    inner = [read(folder) for folder in sorted(experiment["folder"].glob("variants/*")) if is_experiment(folder)]
+    inner = [
+        read(folder)
+        for folder in sorted(experiment["folder"].glob("variants/*"))
+        if is_experiment(folder)
+    ]
     names = [
         f'<a href="{variant["pages"][-1].relative_to(reports).as_posix()}">{escape(variant["folder"].name)}</a>'
         for variant in inner

@@ -205,11 +205,11 @@ def experiment_folder(config: Config, root: Path | None = None) -> Path:
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `overrides` put in, nested mappings merged key by key."""
+    """`base` with the values of `overrides` put in: mappings merged key by key, an empty one empties what was there."""
     merged = dict(base)
     for key, value in overrides.items():
         old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and value else value
     return merged
 
 

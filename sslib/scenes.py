@@ -21,6 +21,7 @@ from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
 from sslib.config import Data, Stamps
+from sslib.generated import generated_library
 from sslib.layout import Layout
 from sslib.stamps import (
     Background,
@@ -29,7 +30,6 @@ from sslib.stamps import (
     Picture,
     Sound,
     fetch_media,
-    generated_library,
     load_library,
 )
 
@@ -37,7 +37,7 @@ SPLITS = ("train", "val", "test", "test_new_instances")
 # Share of the picture that a VGG-SS ground truth covers: quantiles of all 5,158 records.
 AREA_QUANTILES = ((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), (0.012, 0.054, 0.121, 0.253, 0.463, 0.677, 0.95))
 VISIBLE = 0.6  # an object hidden more than this allows is placed again
-VERSION = 1  # of the rules in this file: another number, other bytes
+VERSION = 2  # of the rules in this file: another number, other bytes
 
 
 class Placed(NamedTuple):
@@ -137,7 +137,8 @@ def plan(library: Library, split: str, config: Stamps) -> list[Plan]:
     plans, queue = [], []
     for index, size in enumerate(np.minimum(sizes, len(classes))):
         if len(queue) < size:
-            queue = rng.permutation(classes).tolist()
+            # Classes that still wait come first; of a new round they come last, so that no scene has one twice.
+            queue += sorted(rng.permutation(classes).tolist(), key=lambda name: name in queue)
         chosen, queue = queue[:size], queue[size:]
         plans.append(Plan(f"{split}_{index:05d}", split, index, tuple(chosen), split != "train"))
     return plans

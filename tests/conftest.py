@@ -11,7 +11,7 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from sslib import config, scenes, stamps  # noqa: E402
+from sslib import config, generated, scenes  # noqa: E402
 
 torch.set_num_threads(1)  # sums are split the same way everywhere, so "bit for bit" means something
 
@@ -52,7 +52,7 @@ def tiny(root: Path, **overrides) -> config.Config:
 def home(tmp_path_factory) -> Path:
     """The folder that holds ``data``: scenes of generated clips in all four splits."""
     folder = tmp_path_factory.mktemp("home")
-    scenes.write(tiny(folder).data, stamps.generated_library(RATE, classes=6, backgrounds=8), workers=1)
+    scenes.write(tiny(folder).data, generated.generated_library(RATE, classes=6, backgrounds=8), workers=1)
     return folder
 
 

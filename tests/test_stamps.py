@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sslib import stamps
+from sslib import generated, stamps
 
 RATE = 16000
 
@@ -235,8 +235,8 @@ def test_manifest_has_what_scenes_need(subset):
 
 
 def test_generated_library_repeats_and_differs_by_class():
-    first, second = (stamps.generated_library(RATE, classes=6, backgrounds=3, seed=1) for _ in range(2))
-    other = stamps.generated_library(RATE, classes=6, backgrounds=3, seed=2)
+    first, second = (generated.generated_library(RATE, classes=6, backgrounds=3, seed=1) for _ in range(2))
+    other = generated.generated_library(RATE, classes=6, backgrounds=3, seed=2)
     assert first.generated and first.digest == second.digest != other.digest
     for field in ("pictures", "sounds", "backgrounds"):
         for a, b in zip(getattr(first, field), getattr(second, field), strict=True):
