@@ -234,7 +234,15 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping of sections, found {type(values).__name__}")
-    return resolve(merge(values, overrides or {}), root or repository_root(file.parent), str(file))
+    return resolve(merge(values, overrides or {}), root or _root_for(file), str(file))
+
+
+def _root_for(file: Path) -> Path:
+    """The clone that holds `file`, or the one we stand in for a file kept elsewhere."""
+    try:
+        return repository_root(file.parent)
+    except FileNotFoundError:
+        return repository_root()
 
 
 def find(path: str | Path) -> Path:

@@ -205,7 +205,7 @@ def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
     dataset = datasets.open_dataset(config, config.data.val)
     annotations = dataset.layout.annotations(config.data.val)
     truth = None
-    if all(clip_id in annotations for clip_id in dataset.ids):
+    if all("boxes" in annotations.get(clip_id, {}) for clip_id in dataset.ids):
         truth = np.stack([metrics.box_map(annotations[i]["boxes"]) for i in dataset.ids]).astype(np.float32)
     clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else dataset
 
