@@ -55,7 +55,7 @@ def test_trunk_computes_resnet18(training):
         if name not in ("avgpool", "fc"):
             image = part(image)
     assert found.shape == (2, 512, 4, 6)
-    torch.testing.assert_close(found, image)
+    torch.testing.assert_close(found, image, rtol=1e-3, atol=2e-4)  # another memory format, another order of sums
 
 
 def test_trunk_shrinks_in_width_and_depth():
