@@ -18,6 +18,8 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
+EXPERIMENT = "demo/stamps"
+
 
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
     """Run `command` in `folder`: seconds, and the peak in GB of the memory that its processes hold together."""
@@ -41,7 +43,7 @@ def held(process: psutil.Process) -> int:
 
 def results(folder: Path) -> str:
     """Training time and headline numbers of the demo under `folder`."""
-    run = folder / "reports/demo/stamps/run"
+    run = folder / "reports" / EXPERIMENT / "run"
     summary = json.loads((run / "summary.json").read_text())
     epochs = pd.read_csv(run / "metrics.csv")
     lines = [f"training: {epochs['seconds'].sum() / 60:.1f} min, {len(epochs)} epochs, validation included"]
