@@ -169,9 +169,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
-        used = self.objective.foreground + self.objective.background
-        if self.model.reasoning and max(self.objective.foreground, self.objective.background) > self.model.nodes:
-            raise ValueError(f"objective.foreground and objective.background must not exceed model.nodes ({used=})")
+        largest = max(self.objective.foreground, self.objective.background)
+        if self.model.reasoning and largest > self.model.nodes:
+            raise ValueError("objective.foreground and objective.background must not exceed model.nodes")
         if self.front_end.hop > self.front_end.window:
             raise ValueError("front_end.hop must not exceed front_end.window")
         if self.data.in_memory and self.data.time == "random":
