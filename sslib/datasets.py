@@ -138,8 +138,9 @@ def open_dataset(config: Config, split: str, *, train: bool = False, annotated: 
 
 def image_size(config: Config, train: bool) -> int:
     """Side in pixels of the pictures a dataset yields."""
-    size = config.data.image_size
-    return round(size * config.training.augment.crop) if train else size
+    if train:
+        return round(config.data.image_size * config.training.augment.crop)
+    return config.evaluation.image_size or config.data.image_size
 
 
 def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:

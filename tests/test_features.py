@@ -171,6 +171,23 @@ def test_shift_rolls_a_sound():
     assert max(starts) <= 30 and len(starts) > 10
 
 
+def test_speed_changes_pitch_by_its_factor():
+    """A tone of 100 cycles played 1.25 times as fast has 125; the same sound at speed 1 is the same sound."""
+    tone = torch.sin(2 * torch.pi * 100 * torch.arange(8000) / 8000).expand(3, -1)
+    got = features.change_speed(tone, torch.tensor([[1.0], [1.25], [0.8]]))
+    torch.testing.assert_close(got[0], tone[0])
+    peaks = torch.fft.rfft(got).abs().argmax(dim=1)
+    assert peaks.tolist() == [100, 125, 80]
+
+
+def test_speed_is_drawn_evenly_about_one():
+    torch.manual_seed(0)
+    ramp = torch.arange(1000.0).expand(500, -1)
+    factors = features.augment_waveform(ramp, Augment(speed=0.25))[:, 1]  # the second sample is the factor itself
+    assert 0.8 <= factors.min() < 0.82 and 1.23 < factors.max() <= 1.25
+    assert abs(factors.log().mean()) < 0.02
+
+
 def test_gain_is_in_decibels():
     torch.manual_seed(0)
     waveform = torch.randn(300, 50)
