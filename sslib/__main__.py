@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sslib.config import ConfigError, experiment_folder, load, merge, repository_root, resolve
+from sslib.config import ConfigError, experiment_folder, load, merge, repository_root, resolve, root_for
 
 app = typer.Typer(
     help="Visual sound source localization: data, training, evaluation and report.",
@@ -63,7 +63,7 @@ def evaluate(
         from sslib import checkpoint, evaluation
 
         values = checkpoint.load_checkpoint(path)["config"]
-        settings = resolve(merge(values, overrides(changes)), repository_root(), str(path))
+        settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
         typer.echo(evaluation.evaluate(path.parent, settings))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from sslib.config import Config
+from sslib.config import Config, portable, resolve, root_for
 from sslib.layout import Layout
 from sslib.model import SoundLocalizer
 
@@ -48,7 +47,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _config(state: dict[str, Any], path: Path) -> Config:
     try:
-        return Config.model_validate(state["config"])
+        return resolve(state["config"], root_for(path))
     except ValueError as error:
         raise CheckpointError(f"{path} was written with a configuration that is none any more: {error}") from error
 
@@ -79,7 +78,7 @@ def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[d
         "optimizer": optimizer.state_dict(),
         "epoch": len(history),
         "history": history,
-        "config": json.loads(config.model_dump_json()),
+        "config": portable(config),
         "data": data_digest(config),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

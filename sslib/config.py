@@ -238,15 +238,17 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping of sections, found {type(values).__name__}")
-    return resolve(merge(values, overrides or {}), root or _root_for(file), str(file))
+    return resolve(merge(values, overrides or {}), root or root_for(file), str(file))
 
 
-def _root_for(file: Path) -> Path:
-    """The clone that holds `file`, or the one we stand in for a file kept elsewhere."""
-    try:
-        return repository_root(file.parent)
-    except FileNotFoundError:
-        return repository_root()
+def root_for(file: Path) -> Path:
+    """What paths in `file` resolve against: the clone that holds it, else the one we stand in, else its own folder."""
+    for start in (file.parent, Path.cwd()):
+        try:
+            return repository_root(start)
+        except FileNotFoundError:
+            continue
+    return file.parent.resolve()
 
 
 def find(path: str | Path) -> Path:
@@ -287,6 +289,25 @@ def _fault(error: dict[str, Any]) -> str:
     return f"  {where}: {error['msg']} (given: {error['input']!r:.80})"
 
 
+def portable(config: Config) -> dict[str, Any]:
+    """The configuration as plain values; paths inside this clone are written relative to it, so they hold in others."""
+    values = config.model_dump(mode="json")
+    try:
+        root = repository_root()
+    except FileNotFoundError:
+        return values
+    for section, key in (("data", "root"), ("model", "imagenet")):
+        values[section][key] = _relative(values[section][key], root)
+    if values["data"]["stamps"]:
+        values["data"]["stamps"]["media"] = _relative(values["data"]["stamps"]["media"], root)
+    return values
+
+
+def _relative(value: Any, root: Path) -> Any:
+    inside = isinstance(value, str) and Path(value).is_relative_to(root)
+    return str(Path(value).relative_to(root)) if inside else value
+
+
 def dump(config: Config) -> str:
     """The resolved configuration as YAML, loadable again with :func:`load`."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(portable(config), sort_keys=False, allow_unicode=True)

@@ -107,6 +107,23 @@ def test_merge_changes_neither_argument():
     assert config.merge({"a": {"b": 1}}, {"a": 5}) == {"a": 5}  # what is no mapping replaces
 
 
+def test_a_written_configuration_holds_in_another_clone(tmp_path, monkeypatch):
+    """Paths inside the clone are written relative to it; the file means the same paths of whatever clone reads it."""
+    for name in ("one", "two"):
+        (tmp_path / name / "sslib").mkdir(parents=True)
+        (tmp_path / name / "notebooks").mkdir()
+        (tmp_path / name / "sslib" / "config.py").touch()
+    monkeypatch.chdir(tmp_path / "one")
+    (tmp_path / "one" / "a.yaml").write_text(yaml.safe_dump(NAMED | {"data": {"root": "data/x"}}))
+    first = config.load(tmp_path / "one" / "a.yaml")
+    (tmp_path / "two" / "b.yaml").write_text(config.dump(first))
+    assert first.data.root == tmp_path / "one/data/x"
+    assert config.load(tmp_path / "two" / "b.yaml").data.root == tmp_path / "two/data/x"
+    outside = first.model_copy(update={"data": first.data.model_copy(update={"root": tmp_path / "far"})})
+    (tmp_path / "two" / "b.yaml").write_text(config.dump(outside))
+    assert config.load(tmp_path / "two" / "b.yaml").data.root == tmp_path / "far"
+
+
 def test_dump_loads_to_the_same(tmp_path):
     values = NAMED | {
         "exp_name": "b/variants/no_div-1",
