@@ -62,6 +62,7 @@ class Data(Section):
     train: str = Field("train", description="the list splits/NAME.txt, one clip id a line")
     val: str = "val"
     tests: tuple[str, ...] = ("test",)
+    require_all: bool = Field(False, description="refuse a list of which clips are missing, instead of saying n of N")
     sample_rate: PositiveInt = Field(24000, description="Hz")
     seconds: PositiveFloat = Field(3.0, description="length of the sound, centred at the time of the frame")
     time: Literal["middle", "random"] | NonNegativeFloat = Field(

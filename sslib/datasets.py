@@ -5,6 +5,7 @@ A clip that cannot be read raises ``ClipError`` with its id; it is never swapped
 
 from __future__ import annotations
 
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,26 +52,51 @@ class AVDataset(Dataset):
     Parameters
     ----------
     config : the experiment.
-    split : name of the list (``splits/NAME.txt``).
+    split : name of the list (``splits/NAME.txt``). Clips that are not there are left out with a warning; `ids` are
+        those present, `missing` the others, `present` says it in words.
     train : training geometry and, with ``data.time: random``, a random moment.
     annotated : also read boxes and masks.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        When the folder or the list is missing or empty, or a clip of an annotated list has no annotation.
+        When the folder or the list is missing or empty, no clip of it is there (with ``data.require_all``: one clip
+        is not), or a clip of an annotated list has no annotation.
     """
 
     def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
         self.config, self.split, self.train = config, split, train
         self.layout = Layout(config.data.root)
-        self.ids = self.layout.ids(split)
+        self.ids, self.missing = self._find(self.layout.ids(split))
         self.size = image_size(config, train)
         self.annotations = self.layout.annotations(split) if annotated else None
         if annotated:
             missing = [clip_id for clip_id in self.ids if "boxes" not in self.annotations.get(clip_id, {})]
             if missing:
                 raise ValueError(f"{len(missing)} of {len(self.ids)} clips of {split!r} lack boxes: {missing[:5]} …")
+
+    @property
+    def listed(self) -> int:
+        """Number of clips that the list names."""
+        return len(self.ids) + len(self.missing)
+
+    @property
+    def present(self) -> str:
+        """How much of the list is there, for a report: ``n of N present``."""
+        return f"{len(self.ids)} of {self.listed} present"
+
+    def _find(self, listed: list[str]) -> tuple[list[str], list[str]]:
+        """The listed clips that are there, and those that are missing."""
+        there = self._there(listed)
+        ids, missing = [i for i in listed if i in there], [i for i in listed if i not in there]
+        if missing:
+            says = f"list {self.split!r} of {self.layout.root}: {len(ids)} of {len(listed)} present"
+            if self.config.data.require_all:
+                raise ValueError(f"{says}, and data.require_all is set. Missing: {_some(missing, 100)}")
+            if not ids:
+                raise ValueError(f"{says}: nothing to work with. Missing: {_some(missing, 10)}")
+            warnings.warn(f"{says}; missing (dataset.missing names all): {_some(missing, 10)}", stacklevel=4)
+        return ids, missing
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,6 +131,10 @@ class AVDataset(Dataset):
         mask = torch.from_numpy(media.read_mask(path)) if path.is_file() else None
         return {"boxes": boxes, "mask": mask, "annotation": annotation}
 
+    def _there(self, listed: list[str]) -> set[str]:
+        """What can be read, at least as far as it is listed."""
+        return self.layout.present()
+
     def _frame(self, clip_id: str, number: int) -> Path | bytes:
         frames = self.layout.frames(clip_id)
         return frames[min(number, len(frames)) - 1]
@@ -117,8 +147,17 @@ class LmdbDataset(AVDataset):
     """The same clips, read from the folder's LMDB store."""
 
     def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
-        super().__init__(config, split, train=train, annotated=annotated)
         self.store = Store(config.data.root / NAME)
+        super().__init__(config, split, train=train, annotated=annotated)
+
+    def _there(self, listed: list[str]) -> set[str]:
+        return {clip_id for clip_id in listed if self._stored(clip_id)}
+
+    def _stored(self, clip_id: str) -> bool:
+        try:
+            return self.store.frame_count(clip_id) > 0
+        except ClipError:
+            return False
 
     def _frame(self, clip_id: str, number: int) -> Path | bytes:
         return self.store.frame(clip_id, min(number, self.store.frame_count(clip_id)))
@@ -134,6 +173,10 @@ def open_dataset(config: Config, split: str, *, train: bool = False, annotated: 
     """The dataset that ``data.loader`` names."""
     kind = LmdbDataset if config.data.loader == "lmdb" else AVDataset
     return kind(config, split, train=train, annotated=annotated)
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names[:count]) + (f", … and {len(names) - count} more" if len(names) > count else "")
 
 
 def image_size(config: Config, train: bool) -> int:

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,13 +101,24 @@ class Layout:
             raise FileNotFoundError(f"no data folder {self.root}: run notebook 01_data_preparation first")
         if not path.is_file():
             raise FileNotFoundError(f"no list {path}: it names the clips of {split!r}, one id a line")
-        ids = [check_id(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        ids: dict[str, None] = {}
+        for line in path.read_text(encoding="utf-8-sig").splitlines():  # Windows tools put a mark in front of UTF-8
+            if clip_id := line.strip():
+                if clip_id in ids:
+                    raise ValueError(f"{path} names clip {clip_id!r} twice")
+                ids[check_id(clip_id)] = None
         if not ids:
             raise ValueError(f"{path} is empty: it must name at least one clip")
-        if len(set(ids)) < len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
-            raise ValueError(f"{path} names clip {twice!r} twice")
-        return ids
+        return list(ids)
+
+    def present(self) -> set[str]:
+        """Ids of all clips that have a folder of frames and a sound file: two listings, however many clips there are.
+
+        What is in them is not looked at: a clip whose folder is empty raises when it is read.
+        """
+        sounds = (entry.name.rpartition(".") for entry in _listing(self.root / "audios"))
+        heard = {stem for stem, dot, suffix in sounds if dot + suffix in AUDIO_SUFFIXES}
+        return {entry.name for entry in _listing(self.root / "video_frames") if entry.name in heard and entry.is_dir()}
 
     def annotations(self, split: str) -> dict[str, dict[str, Any]]:
         """Annotations of a list by clip id; none where there is no file."""
@@ -152,3 +164,12 @@ class Layout:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
+
+
+def _listing(folder: Path) -> list[os.DirEntry]:
+    """What lies in `folder`; nothing where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
