@@ -121,6 +121,9 @@ class Augment(Section):
     gain_db: float = Field(0.0, ge=0.0, description="range of level changes, dB")
     noise_db: float | None = Field(None, description="level of added noise below the sound at its loudest, dB")
     mask: float = Field(0.0, ge=0.0, lt=1.0, description="largest masked share of bands and of frames (SpecAugment)")
+    ramp: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of all steps over which colour, grey, speed, noise and mask come in"
+    )
 
 
 class Training(Section):

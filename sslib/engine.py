@@ -130,10 +130,11 @@ def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, ep
     count, loader = batches(epoch)
     sums: dict[str, Tensor] = {}
     for index, batch in enumerate(tqdm(loader, desc=f"epoch {epoch}", total=count, leave=False)):
-        rate = learning_rate(config, (epoch - 1) * count + index, config.training.epochs * count)
+        step, steps = (epoch - 1) * count + index, config.training.epochs * count
+        rate = learning_rate(config, step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        result = training_step(model, batch, config, fabric)
+        result = training_step(model, batch, features.ramped(config, step / steps), fabric)
         fabric.backward(result.total)
         optimizer.step()
         optimizer.zero_grad()

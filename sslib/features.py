@@ -65,6 +65,22 @@ def _mel_bank(sample_rate: int, window: int, bands: int):
     return librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands)
 
 
+def ramped(config: Config, progress: float) -> Config:
+    """The configuration whose augmentation is as strong as it shall be after `progress` (0 to 1) of all steps.
+
+    A network that sees hard changes from the first step may never begin to learn; ``augment.ramp`` lets it begin.
+    """
+    augment = config.training.augment
+    strength = min(1.0, progress / augment.ramp) if augment.ramp else 1.0
+    if strength == 1:
+        return config
+    scaled = {name: strength * getattr(augment, name) for name in ("colour", "grey", "speed", "mask")}
+    noisy = strength > 0 and augment.noise_db is not None
+    scaled["noise_db"] = augment.noise_db - 20 * math.log10(strength) if noisy else None
+    training = config.training.model_copy(update={"augment": augment.model_copy(update=scaled)})
+    return config.model_copy(update={"training": training})
+
+
 def sounds(waveform: Int16[Tensor, "B samples"], config: Config, augment: bool = False) -> Float[Tensor, "B 1 F T"]:
     """What the audio trunk sees of stored int16 sounds, by the experiment's ``front_end``."""
     values, front_end, rate = waveform.float() / 32768, config.front_end, config.data.sample_rate

@@ -188,6 +188,22 @@ def test_speed_is_drawn_evenly_about_one():
     assert abs(factors.log().mean()) < 0.02
 
 
+def test_augmentation_comes_in_over_the_ramp(configure):
+    hard = {"crop": 1.2, "colour": 0.4, "grey": 0.2, "speed": 0.2, "mask": 0.3, "noise_db": 20.0, "gain_db": 6.0}
+    config = configure(training={"augment": hard | {"ramp": 0.5}})
+
+    def at(progress):
+        return features.ramped(config, progress).training.augment
+
+    start, half = at(0.0), at(0.25)
+    assert (start.colour, start.grey, start.speed, start.mask, start.noise_db) == (0, 0, 0, 0, None)
+    assert (start.crop, start.gain_db) == (1.2, 6.0)  # what does not make it harder to begin is there at once
+    assert (half.colour, half.grey, half.speed, half.mask) == (0.2, 0.1, 0.1, 0.15)
+    assert half.noise_db == pytest.approx(26.02, abs=0.01)  # half the amplitude
+    assert at(0.5) == at(1.0) == config.training.augment
+    assert features.ramped(configure(training={"augment": hard}), 0.0).training.augment.colour == 0.4  # no ramp
+
+
 def test_gain_is_in_decibels():
     torch.manual_seed(0)
     waveform = torch.randn(300, 50)
