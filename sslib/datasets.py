@@ -10,35 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from sslib import media
+from sslib import media, memory
+from sslib.clock import Selection
 from sslib.config import Config
 from sslib.layout import ClipError, Layout
-from sslib.store import NAME, Store
-
-
-def cut_sound(waveform: np.ndarray, sample_rate: int, seconds: float, centre: float) -> np.ndarray:
-    """The window of `seconds` centred at `centre` seconds, shifted to stay inside; a shorter sound is tiled.
-
-    Parameters
-    ----------
-    waveform : (samples,)
-
-    Returns
-    -------
-    (round(seconds * sample_rate),) of the same dtype
-    """
-    samples = round(seconds * sample_rate)
-    if len(waveform) < samples:
-        return np.tile(waveform, -(-samples // len(waveform)))[:samples]
-    start = round((centre - seconds / 2) * sample_rate)
-    start = min(max(start, 0), len(waveform) - samples)
-    return waveform[start : start + samples]
+from sslib.store import NAME, Store, StoreError
 
 
 class AVDataset(Dataset):
@@ -69,6 +50,7 @@ class AVDataset(Dataset):
         self.layout = Layout(config.data.root)
         self.ids, self.missing = self._find(self.layout.ids(split))
         self.size = image_size(config, train)
+        self.selection = Selection.of(config.data)
         self.annotations = self.layout.annotations(split) if annotated else None
         if annotated:
             missing = [clip_id for clip_id in self.ids if "boxes" not in self.annotations.get(clip_id, {})]
@@ -95,7 +77,7 @@ class AVDataset(Dataset):
                 raise ValueError(f"{says}, and data.require_all is set. Missing: {_some(missing, 100)}")
             if not ids:
                 raise ValueError(f"{says}: nothing to work with. Missing: {_some(missing, 10)}")
-            warnings.warn(f"{says}; missing (dataset.missing names all): {_some(missing, 10)}", stacklevel=4)
+            warnings.warn(f"{says}; missing (dataset.missing names all): {_some(missing, 10)}", stacklevel=3)
         return ids, missing
 
     def __len__(self) -> int:
@@ -112,18 +94,13 @@ class AVDataset(Dataset):
         return clip
 
     def _clip(self, clip_id: str) -> dict[str, Any]:
-        data = self.config.data
-        waveform = media.read_audio(self._audio(clip_id), data.sample_rate)
-        duration = len(waveform) / data.sample_rate
-        share = self._random() if data.time == "random" else 0.5
-        time = share * duration if isinstance(data.time, str) else data.time
-        number = data.frame or int(time * data.frame_rate + 0.5) + 1
-        image = media.read_image(self._frame(clip_id, number), self.size)
-        sound = cut_sound(waveform, data.sample_rate, data.seconds, time)
+        used = self.selection
+        waveform = media.read_audio(self._audio(clip_id), used.sample_rate)
+        share = float(torch.rand(())) if self.train and used.time == "random" else 0.5
+        time = used.moment(len(waveform), share)
+        image = media.read_image(self._frame(clip_id, used.frame_number(time)), self.size)
+        sound = used.cut(waveform, time)
         return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(sound)}
-
-    def _random(self) -> float:
-        return float(torch.rand(())) if self.train else 0.5
 
     def _truth(self, clip_id: str) -> dict[str, Any]:
         annotation, path = dict(self.annotations[clip_id]), self.layout.mask(clip_id)
@@ -142,36 +119,81 @@ class AVDataset(Dataset):
     def _audio(self, clip_id: str) -> Path | bytes:
         return self.layout.audio(clip_id)
 
+    def sizes(self, clip_id: str) -> list[int]:
+        """Bytes of each of a clip's frames and, last, of its sound, as they lie there."""
+        return [path.stat().st_size for path in (*self.layout.frames(clip_id), self.layout.audio(clip_id))]
+
+    def contents(self, clip_id: str) -> list[bytes]:
+        """These frames and this sound."""
+        return [path.read_bytes() for path in (*self.layout.frames(clip_id), self.layout.audio(clip_id))]
+
 
 class LmdbDataset(AVDataset):
-    """The same clips, read from the folder's LMDB store."""
+    """The same clips, read from the folder's LMDB store.
+
+    Raises
+    ------
+    StoreError
+        Also when the store holds only what another configuration uses of its clips.
+    """
 
     def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
         self.store = Store(config.data.root / NAME)
         super().__init__(config, split, train=train, annotated=annotated)
+        held = self.store.selection
+        if held is not None and held != self.selection:
+            only = f"{self.store.path} holds only what another configuration uses of each clip"
+            raise StoreError(f"{only} ({held}, this one {self.selection}): write it again")
 
     def _there(self, listed: list[str]) -> set[str]:
-        return {clip_id for clip_id in listed if self._stored(clip_id)}
-
-    def _stored(self, clip_id: str) -> bool:
-        try:
-            return self.store.frame_count(clip_id) > 0
-        except ClipError:
-            return False
+        return self.store.ids
 
     def _frame(self, clip_id: str, number: int) -> Path | bytes:
         return self.store.frame(clip_id, min(number, self.store.frame_count(clip_id)))
 
     def _audio(self, clip_id: str) -> Path | bytes:
-        try:
-            return self.store.audio(clip_id)
-        except KeyError:
-            raise ClipError(clip_id, f"not in the store {self.store.path}") from None
+        return self.store.audio(clip_id)
+
+    def sizes(self, clip_id: str) -> list[int]:
+        return self.store.sizes(clip_id)
+
+    def contents(self, clip_id: str) -> list[bytes]:
+        numbers = range(1, self.store.frame_count(clip_id) + 1)
+        return [*(self.store.frame(clip_id, number) for number in numbers), self.store.audio(clip_id)]
+
+
+class EncodedDataset(AVDataset):
+    """The same clips, from their files' or their store's bytes in memory, which loader processes share.
+
+    Raises
+    ------
+    MemoryError
+        When they do not fit.
+    """
+
+    def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
+        source = _on_disk(config)(config, split, train=train)
+        self._listed = set(source.ids)
+        super().__init__(config, split, train=train, annotated=annotated)
+        self.clips = memory.Encoded(self.ids, source.sizes, source.contents, f"{split}, encoded")
+
+    def _there(self, listed: list[str]) -> set[str]:
+        return self._listed
+
+    def _frame(self, clip_id: str, number: int) -> Path | bytes:
+        return self.clips.frame(clip_id, number)
+
+    def _audio(self, clip_id: str) -> Path | bytes:
+        return self.clips.audio(clip_id)
+
+
+def _on_disk(config: Config) -> type[AVDataset]:
+    return LmdbDataset if config.data.loader == "lmdb" else AVDataset
 
 
 def open_dataset(config: Config, split: str, *, train: bool = False, annotated: bool = False) -> AVDataset:
-    """The dataset that ``data.loader`` names."""
-    kind = LmdbDataset if config.data.loader == "lmdb" else AVDataset
+    """The dataset that ``data.loader`` and ``data.in_memory`` name."""
+    kind = EncodedDataset if config.data.in_memory == "encoded" else _on_disk(config)
     return kind(config, split, train=train, annotated=annotated)
 
 
@@ -201,8 +223,15 @@ class InMemory(NamedTuple):
 
 
 def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threads: int = 2) -> InMemory:
-    """Decode every clip of `dataset` once; decoders release the interpreter, so threads suffice."""
+    """Decode every clip of `dataset` once; decoders release the interpreter, so threads suffice.
+
+    Raises
+    ------
+    MemoryError
+        When it does not fit.
+    """
     samples = round(dataset.config.data.seconds * dataset.config.data.sample_rate)
+    memory.reserve(len(dataset) * (3 * dataset.size**2 + 2 * samples), f"{dataset.split}, decoded")
     image = torch.empty((len(dataset), 3, dataset.size, dataset.size), dtype=torch.uint8)
     waveform = torch.empty((len(dataset), samples), dtype=torch.int16)
 
