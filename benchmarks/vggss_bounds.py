@@ -1,0 +1,53 @@
+"""What methods that never look reach on VGG-SS, and what no method can pass: every record of the annotations.
+
+    .venv/bin/python benchmarks/vggss_bounds.py PATH/TO/vggss.json
+
+The last column is what is known of these bounds from outside this repository.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from sslib import heatmaps, metrics
+from sslib.annotations import read_vggss
+
+PART = 256  # clips at a time
+KNOWN = {
+    ("whole image", "median"): "21.96 / 31.27",
+    ("centre square", "median"): "31.85 / 36.94",
+    ("oracle", "median"): "50.56 / 49.49",
+    ("centre square", "adaptive"): "41.35 / 42.67",
+}
+
+
+def ciou(truth: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
+    """cIoU of each clip for each bound and protocol."""
+    values = {}
+    for threshold in ("median", "adaptive"):
+        values["whole image", threshold] = metrics.ciou(metrics.whole_image(len(truth)), truth, threshold)
+        values["centre square", threshold] = metrics.centre_square_ciou(truth, threshold)
+        values["oracle", threshold] = metrics.ciou(metrics.oracle(truth), truth, threshold)
+    return values
+
+
+def main(path: Path) -> None:
+    rows, oddities = read_vggss(path)
+    print(f"{path.name}: {len(rows)} records; {oddities}")
+    parts = []
+    boxes = [row["boxes"] for row in rows.values()]
+    for start in range(0, len(boxes), PART):
+        parts.append(ciou(np.stack([heatmaps.box_map(b) for b in boxes[start : start + PART]]).astype(np.float32)))
+    print(f"{'success / AUC, %':24}{'measured':>16}{'known':>18}")
+    for name, threshold in parts[0]:
+        values = np.concatenate([part[name, threshold] for part in parts])
+        measured = f"{100 * metrics.success_rate(values):.2f} / {100 * metrics.auc(values):.2f}"
+        print(f"{name + ', ' + threshold:24}{measured:>16}{KNOWN.get((name, threshold), ''):>18}")
+    print(f"{int(np.isnan(values).sum())} records without a pixel of ground truth are left out")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
