@@ -61,7 +61,7 @@ def each(
     WorkerKilled
         When a process died of an item, and again when the item was tried alone (on a cluster: as often as its setting
         ``distributed.scheduler.allowed-failures`` allows).
-    ModuleNotFoundError
+    RuntimeError
         For a scheduler's address without the package ``distributed``.
     ConnectionError
         When there is no scheduler at that address.
@@ -137,7 +137,7 @@ def _on_cluster(task: Callable, items: list, address: str) -> Pairs:
     try:
         from distributed import Client, KilledWorker, as_completed
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a scheduler needs the package distributed: pip install sslib[dask]") from error
+        raise RuntimeError("a scheduler needs the package distributed: pip install sslib[dask]") from error
     try:
         client = Client(address, set_as_default=False)
     except OSError as error:
