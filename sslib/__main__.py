@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,12 +69,50 @@ def evaluate(
 
 
 @app.command()
-def store(folder: Annotated[Path, typer.Argument(help="holds video_frames/ and audios/")]) -> None:
-    """Write a data folder into an LMDB store."""
+def prepare(
+    raw: Annotated[Path, typer.Argument(metavar="RAW_FOLDER", help="holds videos, in any folders below")],
+    data: Annotated[Path, typer.Argument(metavar="DATA_FOLDER", help="gets frames, sounds and manifest.csv")],
+    fps: Annotated[float, typer.Option(help="frames per second to take")] = 1.0,
+    at: Annotated[float | None, typer.Option(help="take one frame only, at this time in s (VGG-SS: 5.0)")] = None,
+    sample_rate: Annotated[int, typer.Option(help="of the sound, in Hz")] = 24000,
+    max_seconds: Annotated[float, typer.Option(help="longer videos are rejected")] = 60.0,
+    time_limit: Annotated[float, typer.Option(help="seconds that decoding one clip may take")] = 60.0,
+    workers: Annotated[int, typer.Option(help="processes; 0: this one only")] = 1,
+    scheduler: Annotated[str | None, typer.Option(help="address of a Dask scheduler, tcp://HOST:8786")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="try unchanged rejected clips again")] = False,
+) -> None:
+    """Turn a folder of raw videos into a data folder; running again does what is missing or changed."""
+    with clean_errors():
+        from sslib import prepare as videos
+
+        limits = {"max_seconds": max_seconds, "time_limit": time_limit}
+        where = {"workers": workers, "scheduler": scheduler}
+        rates = {"frame_rate": fps, "at": at, "sample_rate": sample_rate}
+        typer.echo(videos.prepare(raw, data, **rates, **limits, **where, retry=retry))
+
+
+@app.command()
+def store(
+    folder: Annotated[Path, typer.Argument(help="holds video_frames/ and audios/")],
+    only: Annotated[str, typer.Option(metavar="CONFIG", help="keep only the frame and the sound that it uses")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="processes; default: one a core")] = os.cpu_count() or 1,
+    scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="of a Dask cluster, instead of processes")] = "",
+    verify: Annotated[bool, typer.Option("--verify", help="check every value of the store that is there")] = False,
+) -> None:
+    """Write a data folder into LMDB shards; what is there and unchanged stays."""
     with clean_errors():
         from sslib import store as lmdb_store
+        from sslib import verification
+        from sslib.clock import Selection
 
-        typer.echo(lmdb_store.write(folder))
+        if verify:
+            faults = verification.verify(folder / lmdb_store.NAME, workers=workers, scheduler=scheduler or None)
+            typer.echo("\n".join(faults) or f"{folder / lmdb_store.NAME}: every value is what was written, and decodes")
+            if faults:
+                sys.exit(1)
+            return
+        selection = Selection.of(load(only).data) if only else None
+        typer.echo(lmdb_store.write(folder, selection=selection, workers=workers, scheduler=scheduler or None))
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:

@@ -58,7 +58,9 @@ class Data(Section):
 
     root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations.json")
     loader: Literal["folders", "lmdb"] = "folders"
-    in_memory: bool = Field(False, description="decode the whole data set once and keep it on the training device")
+    in_memory: bool | Literal["decoded", "encoded"] = Field(
+        False, description="true or decoded: pictures and sounds on the training device; encoded: JPEG and FLAC bytes"
+    )
     train: str = Field("train", description="the list splits/NAME.txt, one clip id a line")
     val: str = "val"
     tests: tuple[str, ...] = ("test",)
@@ -72,6 +74,11 @@ class Data(Section):
     frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
     image_size: PositiveInt = Field(224, description="pixels: pictures are squashed to a square of this side")
     stamps: Stamps | None = Field(None, description="compose the embedded data set under root")
+
+    @property
+    def decoded(self) -> bool:
+        """Whether training and validation work on decoded clips in memory, without a loader."""
+        return self.in_memory in (True, "decoded")
 
 
 class FrontEnd(Section):
@@ -182,8 +189,10 @@ class Config(Section):
             raise ValueError("objective.foreground and objective.background must not exceed model.nodes")
         if self.front_end.hop > self.front_end.window:
             raise ValueError("front_end.hop must not exceed front_end.window")
-        if self.data.in_memory and self.data.time == "random":
-            raise ValueError("data.in_memory cuts each clip once: use data.time 'middle' or a number of seconds")
+        if self.data.decoded and self.data.time == "random":
+            raise ValueError(
+                "data.in_memory cuts each decoded clip once: use encoded, or data.time 'middle' or a number of seconds"
+            )
         return self
 
     def digest(self, *sections: str) -> str:

@@ -1,153 +1,253 @@
-"""The data folder as one LMDB file: JPEG and FLAC bytes, JSON meta with a schema version, complete or not there.
+"""A data folder as LMDB shards: JPEG and FLAC bytes, JSON meta with schema version and checksums.
 
-Keys: ``meta`` (JSON), ``clip/ID`` (JSON: number of frames, sha256 of each value), ``frame/ID/k``, ``audio/ID``.
+::
+
+    ROOT/clips.lmdb/shard-00000.lmdb  1,000 clips each, in the order of their ids (see ``sslib.shards``)
+    ROOT/clips.lmdb/meta.json         written last: schema, data set, selection, missing clips; the shards with sizes
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import lmdb
-from tqdm.auto import tqdm
-
-from sslib import media
+from sslib import parallel, shards
+from sslib.clock import Selection
 from sslib.layout import ClipError, Layout
+from sslib.shards import SCHEMA, Shard, StoreError
 
-SCHEMA = 1
 NAME = "clips.lmdb"
+# 100 to 400 MB: 200 files for 200,000 clips, tens of tasks for a cluster, and a lost one costs a minute.
+CLIPS_PER_SHARD = 1000
+SAMPLE = 32  # clips encoded for the estimate
 
 
-class StoreError(ValueError):
-    """A store that cannot be read or written; the message says which and why."""
-
-
-def write(root: Path) -> Path:
+def write(root: Path, *, selection: Selection | None = None, workers: int = 0, scheduler: str | None = None) -> Path:
     """Write ``root/clips.lmdb`` with every clip that one of the folder's lists names.
 
-    Pictures keep their original JPEG bytes; FLAC stays, other sound becomes 16-bit FLAC. Everything is decoded once
-    on the way. The file gets its name only when it is complete.
+    Shards that are there and whose media have not changed (names, sizes, times of the files) stay; the others are
+    written, in parallel. ``meta.json`` comes last: before it, nothing looks complete. Clips of the lists that are
+    missing from the folder are counted, and listed in ``meta.json``.
+
+    Parameters
+    ----------
+    selection : keep only the frame and the sound that one configuration uses.
+    workers, scheduler : see :func:`sslib.parallel.each`.
 
     Raises
     ------
     StoreError
-        When clips cannot be read: all of them are listed, and nothing is written.
+        When the disk is too small; when clips cannot be read: all of them are listed, with the reasons.
     """
-    layout, target = Layout(root), root / NAME
-    splits = {path.stem: layout.ids(path.stem) for path in sorted((root / "splits").glob("*.txt"))}
-    ids = sorted({clip_id for names in splits.values() for clip_id in names})
-    if not ids:
-        raise StoreError(f"{root} has no lists in splits/: nothing to store")
-    digest = hashlib.sha256(json.dumps([SCHEMA, splits, layout.info()], sort_keys=True).encode()).hexdigest()
-    if _source(target) == digest:
+    target = Path(root).absolute() / NAME
+    plan = _plan(Path(root).absolute(), selection)
+    if _digest(target) == plan.meta["digest"]:
         return target
-    partial, faults = target.with_name(NAME + ".partial"), []
-    partial.unlink(missing_ok=True)
-    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    # The map is only reserved, not used: twice the files' size leaves room for pages and for sounds that grow.
-    with lmdb.open(str(partial), subdir=False, map_size=2 * size + (64 << 20), lock=False) as database:
-        for clip_id in tqdm(ids, desc="storing"):
-            try:
-                values = _encode(layout, clip_id)
-            except (ClipError, media.MediaError) as error:
-                faults.append(str(error) if isinstance(error, ClipError) else str(ClipError(clip_id, str(error))))
-                continue
-            with database.begin(write=True) as transaction:
-                for key, value in values.items():
-                    transaction.put(key.encode(), value)
-        meta = {"schema": SCHEMA, "source": digest, "clips": len(ids), "info": layout.info()}
-        with database.begin(write=True) as transaction:
-            transaction.put(b"meta", json.dumps(meta).encode())
+    _clear(target, plan)
+    todo = [shard for shard in plan.shards if shards.source(shard.target) != shard.digest]
+    _announce(plan, todo)
+    written = dict(_each(plan.shards, workers, scheduler))
+    faults = [fault for shard in plan.shards for fault in written[shard.target.name].faults]
     if faults:
-        partial.unlink()
-        shown = "\n  ".join(faults[:20]) + (f"\n  … and {len(faults) - 20} more" if len(faults) > 20 else "")
-        raise StoreError(f"{len(faults)} of {len(ids)} clips of {root} cannot be stored:\n  {shown}")
-    return partial.replace(target)
+        count = f"{len(faults)} of {len(plan.sizes)} clips of {root} cannot be stored"
+        raise StoreError("\n  ".join([f"{count}:", *faults]))
+    for left in target.glob("*.partial"):  # of tasks that were begun twice and died
+        left.unlink(missing_ok=True)
+    rows = [_row(shard, written[shard.target.name]) for shard in plan.shards]
+    _write_meta(target, plan.meta | {"shards": rows})
+    return target
 
 
-def _source(path: Path) -> str | None:
-    """What the store at `path` was written from; None where there is none that can be read."""
+class _Plan(NamedTuple):
+    shards: list[Shard]
+    sizes: dict[str, int]  # bytes of each clip's files
+    meta: dict[str, Any]  # all of meta.json but the finished shards
+
+
+def _plan(root: Path, selection: Selection | None) -> _Plan:
+    """Which clips go into which shard, and what each shard is made from."""
+    layout = Layout(root)
+    if selection is not None and selection.time == "random":
+        raise StoreError("data.time 'random' uses all of a clip: write the store without --only")
+    names = sorted({clip_id for path in (root / "splits").glob("*.txt") for clip_id in layout.ids(path.stem)})
+    if not names:
+        raise StoreError(f"{root} has no lists in splits/: nothing to store")
+    there = layout.present()
+    ids = [clip_id for clip_id in names if clip_id in there]
+    files = {clip_id: _files(layout, clip_id) for clip_id in ids}
+    if not ids:
+        raise StoreError(f"none of the {len(names)} clips that the lists of {root} name is there: nothing to store")
+    held = selection and selection.values()
+    plan = []
+    for number, start in enumerate(range(0, len(ids), CLIPS_PER_SHARD)):
+        part = tuple(ids[start : start + CLIPS_PER_SHARD])
+        digest = _hash([SCHEMA, held, [[clip_id, files[clip_id]] for clip_id in part]])
+        plan.append(Shard(root, root / NAME / f"shard-{number:05d}.lmdb", digest, part, selection))
+    meta = {"schema": SCHEMA, "clips": len(ids), "missing": sorted(set(names) - set(ids)), "selection": held}
+    meta |= {"info": layout.info()}
+    meta["digest"] = _hash([meta, [shard.digest for shard in plan]])
+    return _Plan(plan, {i: sum(size for _, size, _ in files[i]) for i in ids}, meta)
+
+
+def _files(layout: Layout, clip_id: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of every file of a clip."""
     try:
-        return Store(path).meta.get("source")
+        states = [(path.name, path.stat()) for path in (*layout.frames(clip_id), layout.audio(clip_id))]
+    except ClipError:  # without frames; it is listed when it is to be stored
+        return []
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(target: Path) -> str | None:
+    """What the complete store at `target` was written from; None where there is none."""
+    try:
+        return Store(target).meta["digest"]
     except StoreError:
         return None
 
 
-def _encode(layout: Layout, clip_id: str) -> dict[str, bytes]:
-    """Every key and value of one clip, decoded once to be sure that they can be."""
-    values = {}
-    frames = layout.frames(clip_id)
-    for number, path in enumerate(frames, 1):
-        values[f"frame/{clip_id}/{number}"] = path.read_bytes()
-        media.read_image(values[f"frame/{clip_id}/{number}"])
-    values[f"audio/{clip_id}"] = media.read_flac(layout.audio(clip_id))
-    sums = {key: hashlib.sha256(value).hexdigest() for key, value in values.items()}
-    values[f"clip/{clip_id}"] = json.dumps({"frames": len(frames), "sha256": sums}).encode()
-    return values
+def _clear(target: Path, plan: _Plan) -> None:
+    """Take away what no longer holds, the meta first: from here on nothing looks complete."""
+    if target.is_file():  # of an older version
+        target.unlink()
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "meta.json").unlink(missing_ok=True)
+    kept = {shard.target.name for shard in plan.shards}
+    for path in [*target.glob("*.partial"), *target.glob("shard-*.lmdb")]:
+        if path.name not in kept:
+            path.unlink()
 
 
-class Store:
-    """Reader of a store. The LMDB file is opened lazily, once in every process that reads.
+def _announce(plan: _Plan, todo: list[Shard]) -> None:
+    """Say how much will be written, before it is.
 
     Raises
     ------
     StoreError
-        When `path` is missing, is no store, or was written by another version.
+        When the disk has no room for it.
+    """
+    first = plan.shards[0]
+    ids = [clip_id for shard in todo for clip_id in shard.ids]
+    need = estimate(first.root, {i: plan.sizes[i] for i in ids}, first.selection)
+    free = shutil.disk_usage(first.target.parent).free
+    missing = len(plan.meta["missing"])
+    there = f" ({missing:,} more are missing, see meta.json)" if missing else ""
+    print(
+        f"{first.target.parent}: {len(plan.sizes):,} clips{there} in {len(plan.shards)} shards, {len(todo)} of them to "
+        f"write: about {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are free"
+    )
+    if need > free:
+        raise StoreError(f"{first.root} has room for {free / 1e9:.2f} GB, the store needs about {need / 1e9:.2f} GB")
+
+
+def estimate(root: Path, sizes: dict[str, int], selection: Selection | None = None) -> int:
+    """Bytes in LMDB of clips whose files have `sizes`: some are encoded, the others are taken to be like them."""
+    ids, before, after = list(sizes), 0, 0
+    for clip_id in ids[:: max(1, -(-len(ids) // SAMPLE))]:
+        try:
+            after += shards.size_on_disk(shards.encode(Layout(root), clip_id, selection))
+            before += sizes[clip_id]
+        except ClipError:  # it will be listed, with all others
+            continue
+    return round(sum(sizes.values()) * (after / before if before else 1))
+
+
+def _each(tasks: list[Shard], workers: int, scheduler: str | None):
+    for shard, written in parallel.each(shards.write, tasks, workers=workers, scheduler=scheduler, desc="storing"):
+        yield shard.target.name, written
+
+
+def _row(shard: Shard, written: shards.Written) -> dict[str, Any]:
+    row = {"name": shard.target.name, "bytes": written.bytes, "sha256": written.sha256}
+    return row | {"clips": len(shard.ids), "ids": shard.ids}
+
+
+def _write_meta(target: Path, meta: dict[str, Any]) -> None:
+    temporary = target / "meta.json.partial"
+    temporary.write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    shards.sync(temporary)
+    temporary.replace(target / "meta.json")
+    shards.sync(target)
+
+
+class Store:
+    """Reader of a store. A shard is opened lazily, once in every process that reads.
+
+    Raises
+    ------
+    StoreError
+        When `path` is missing, is no store, was written by another version, or lacks a shard or part of one.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        if not self.path.is_file():
-            raise StoreError(f"no store {path}: write it with `python -m sslib store {Path(path).parent}`")
-        try:
-            self.meta = self._json("meta")
-            schema = self.meta.get("schema")
-        except (KeyError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-            raise StoreError(f"{path} is no store of clips ({error!r}): write it again") from error
-        if schema != SCHEMA:
-            raise StoreError(f"{path} has schema {schema}, this is {SCHEMA}: write it again")
+        self.meta = read_meta(self.path)
+        faults = [fault for row in self.meta["shards"] if (fault := damage(self.path, row))]
+        if faults:
+            again = f"python -m sslib store {self.path.parent}"
+            raise StoreError("\n".join([*faults, f"`{again}` writes what is missing"]))
+        self._file = {i: self.path / row["name"] for row in self.meta["shards"] for i in row["ids"]}
+        held = self.meta["selection"]
+        self.selection = Selection.of(held) if held else None
+
+    @property
+    def ids(self) -> set[str]:
+        """Every clip of the store."""
+        return set(self._file)
 
     def frame_count(self, clip_id: str) -> int:
-        try:
-            return self._json(f"clip/{clip_id}")["frames"]
-        except KeyError:
-            raise ClipError(clip_id, f"not in the store {self.path}") from None
+        return self._about(clip_id)["frames"]
+
+    def sizes(self, clip_id: str) -> list[int]:
+        """Bytes of each frame of a clip, and of its sound."""
+        return [size for size, _ in self._about(clip_id)["values"].values()]
 
     def frame(self, clip_id: str, number: int) -> bytes:
         """JPEG bytes of frame `number` (1-based)."""
-        return self._get(f"frame/{clip_id}/{number}")
+        return self._get(f"frame/{clip_id}/{number}", clip_id)
 
     def audio(self, clip_id: str) -> bytes:
         """FLAC bytes of the clip's sound."""
-        return self._get(f"audio/{clip_id}")
+        return self._get(f"audio/{clip_id}", clip_id)
 
-    def _json(self, key: str) -> dict[str, Any]:
-        return json.loads(self._get(key))
+    def _about(self, clip_id: str) -> dict[str, Any]:
+        return json.loads(self._get(f"clip/{clip_id}", clip_id))
 
-    def _get(self, key: str) -> bytes:
-        with _open(str(self.path), self.path.stat().st_mtime_ns).begin() as transaction:
-            value = transaction.get(key.encode())
+    def _get(self, key: str, clip_id: str) -> bytes:
+        file = self._file.get(clip_id)
+        value = shards.get(file, key) if file else None
         if value is None:
-            raise KeyError(key)
+            raise ClipError(clip_id, f"not in the store {self.path} ({key})")
         return value
 
 
-@functools.lru_cache(maxsize=8)
-def _open(path: str, changed: int) -> lmdb.Environment:
-    """The process's handle of a file; LMDB allows only one. `changed` is the file's time: a new file, a new handle."""
+def read_meta(path: Path) -> dict[str, Any]:
+    again = f"`python -m sslib store {path.parent}`"
+    if path.is_file():
+        raise StoreError(f"{path} is one file, a store of schema 1, and this is {SCHEMA}: write it again, {again}")
     try:
-        database = lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        raise StoreError(f"{path} is not a readable store: {error}") from error
-    size = (database.info()["last_pgno"] + 1) * database.stat()["psize"]
-    if Path(path).stat().st_size < size:  # reading past the end of the file would kill the process
-        raise StoreError(f"{path} is cut short, it must have {size} bytes: copy or write it again")
-    return database
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        schema = meta["schema"]
+    except FileNotFoundError:
+        raise StoreError(f"no store {path}, or an unfinished one: write it with {again}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}/meta.json is not that of a store ({error!r}): write it again, {again}") from error
+    if schema != SCHEMA:
+        raise StoreError(f"{path} has schema {schema}, this is {SCHEMA}: write it again, {again}")
+    return meta
 
 
-# No handle may cross a fork, and LMDB refuses to open a second one where the first was inherited.
-os.register_at_fork(before=_open.cache_clear)
+def damage(path: Path, row: dict[str, Any]) -> str | None:
+    """What can be said of a shard without reading it."""
+    file = path / row["name"]
+    if not file.is_file():
+        return f"{file} is missing"
+    size = file.stat().st_size
+    return None if size == row["bytes"] else f"{file} has {size} bytes, not {row['bytes']}: delete it"

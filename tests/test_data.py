@@ -1,98 +1,29 @@
 """Data folders, pictures and sounds of all kinds, the clock, the store: handled, or refused with the clip's id."""
 
 import io
-import json
-import pickle
 import shutil
-from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 import soundfile
 import soxr
 import torch
+from folders import RATE, Folder, iterate, picture, tone
 from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
 from sslib import datasets, media, store
-from sslib.config import Config
-from sslib.datasets import AVDataset, LmdbDataset, cut_sound, open_dataset
-from sslib.layout import ClipError, Layout, check_id
-from sslib.store import Store, StoreError
+from sslib.clock import cut_sound
+from sslib.datasets import AVDataset, LmdbDataset, open_dataset
+from sslib.layout import ClipError, check_id
+from sslib.store import StoreError
 
-RATE = 8000
 FORMATS = soundfile.available_formats()
-
-
-def tone(seconds: float, rate: int = RATE) -> np.ndarray:
-    """A tone that gets louder, so that every moment of it can be told."""
-    time = np.arange(round(seconds * rate)) / rate
-    return 0.9 * (time + 0.1) / (seconds + 0.1) * np.sin(2 * np.pi * 440 * time)
-
-
-def picture(number: int = 0, size: tuple[int, int] = (80, 60)) -> Image.Image:
-    """A picture of smooth colour of its own number, with edges."""
-    x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
-    waves = [np.sin(x / 9 + number), np.cos(y / 7 - number), np.sin((x + y) / 11)]
-    image = Image.fromarray((127 + 120 * np.stack(waves, axis=2)).astype(np.uint8))
-    ImageDraw.Draw(image).rectangle((10, 20, 30 + number, 40), fill=(200, 30, 30))
-    return image
-
-
-class Folder:
-    """A data folder made by hand."""
-
-    def __init__(self, root: Path):
-        self.root, self.layout, self.ids = root / "data", Layout(root / "data"), []
-
-    def add(self, clip_id: str, frames: int = 1, sound: np.ndarray | None = None, suffix: str = ".wav", **kind) -> Path:
-        folder = self.root / "video_frames" / clip_id
-        folder.mkdir(parents=True)
-        for number in range(1, frames + 1):
-            picture(number).save(folder / f"{number:03d}.jpg", quality=95)
-        path = self.root / "audios" / (clip_id + suffix)
-        path.parent.mkdir(exist_ok=True)
-        rate = kind.pop("rate", RATE)
-        soundfile.write(path, tone(1.5, rate) if sound is None else sound, rate, **kind)
-        self.ids.append(clip_id)
-        self.layout.write_split("all", self.ids)
-        return path
-
-    def config(self, **data) -> Config:
-        values = {"root": self.root, "sample_rate": RATE, "seconds": 1.0, "image_size": 32, "in_memory": False}
-        return Config(exp_prefix="a", exp_name="b", data=values | data)
-
-    def clip(self, **data) -> dict:
-        """The last clip, which both loaders agree on."""
-        return self.both(**data)[-1]
-
-    def both(self, **data) -> list[dict]:
-        config = self.config(**data)
-        store.write(self.root)
-        clips = list(iterate(AVDataset(config, "all")))
-        assert_same(clips, iterate(LmdbDataset(config, "all")))
-        return clips
 
 
 @pytest.fixture
 def folder(tmp_path) -> Folder:
     return Folder(tmp_path)
-
-
-def iterate(dataset) -> list[dict]:
-    return [dataset[i] for i in range(len(dataset))]
-
-
-def assert_same(one: list[dict], other: list[dict]) -> None:
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        assert a.keys() == b.keys()
-        for key, value in a.items():
-            if isinstance(value, torch.Tensor):
-                assert value.dtype == b[key].dtype and torch.equal(value, b[key]), (a["clip_id"], key)
-            else:
-                assert value == b[key]
 
 
 # Ids and lists
@@ -357,7 +288,8 @@ def test_sound_that_cannot_be_used_names_its_clip(folder, fault, says):
         dataset[1]
     with pytest.raises(StoreError, match="clip 'bad': "):
         store.write(folder.root)
-    assert not (folder.root / store.NAME).exists()
+    with pytest.raises(StoreError, match="no store"):
+        LmdbDataset(folder.config(), "all")
 
 
 @pytest.mark.parametrize(
@@ -446,155 +378,7 @@ def test_random_moment_stays_inside_and_frame_and_sound_agree(clock):
     assert moment(AVDataset(config, "all")[0]) == pytest.approx(3.0, abs=0.01)  # testing is never random
 
 
-# The store
-
-
-def test_generated_scenes_are_the_same_from_folders_and_store(configure):
-    config = configure(data={"loader": "lmdb"})
-    store.write(config.data.root)
-    for split, train in (("train", True), ("val", False), ("test_new_instances", False)):
-        annotated = not train
-        assert isinstance(open_dataset(config, split), LmdbDataset)
-        assert not isinstance(open_dataset(configure(), split), LmdbDataset)
-        one = AVDataset(config, split, train=train, annotated=annotated)
-        other = LmdbDataset(config, split, train=train, annotated=annotated)
-        assert one.ids == other.ids
-        assert_same(iterate(one), iterate(other))
-
-
-def test_store_keeps_pictures_and_flac_byte_for_byte(folder):
-    folder.add("flac", frames=3, suffix=".flac", subtype="PCM_24")
-    folder.add("wav", sound=tone(1.0), subtype="PCM_16")
-    stored = Store(store.write(folder.root))
-    assert stored.frame_count("flac") == 3
-    for number in (1, 2, 3):
-        assert stored.frame("flac", number) == (folder.root / f"video_frames/flac/00{number}.jpg").read_bytes()
-    assert stored.audio("flac") == (folder.root / "audios/flac.flac").read_bytes()
-    assert stored.meta["schema"] == store.SCHEMA and stored.meta["clips"] == 2
-
-
-@pytest.mark.parametrize("rate", [8000, 44100])
-def test_wav_becomes_flac_losslessly(folder, rate):
-    samples = np.random.default_rng(0).integers(-32768, 32768, 3000).astype(np.int16)
-    folder.add("wav", sound=samples, rate=rate, subtype="PCM_16")
-    content = io.BytesIO(Store(store.write(folder.root)).audio("wav"))
-    with soundfile.SoundFile(content) as file:
-        assert (file.format, file.subtype, file.samplerate, file.channels) == ("FLAC", "PCM_16", rate, 1)
-        np.testing.assert_array_equal(file.read(dtype="int16"), samples)
-
-
-def test_every_bad_clip_is_listed_and_nothing_is_stored(folder):
-    for name in ("a", "b", "c", "d", "e"):
-        folder.add(name)
-    (folder.root / "audios/b.wav").write_bytes(b"no")
-    (folder.root / "video_frames/d/001.jpg").write_bytes(b"no")
-    shutil.rmtree(folder.root / "video_frames/e")
-    with pytest.raises(StoreError, match="3 of 5 clips") as caught:
-        store.write(folder.root)
-    assert [name for name in "abcde" if f"clip '{name}'" in str(caught.value)] == ["b", "d", "e"]
-    assert not list(folder.root.glob("clips.lmdb*"))
-
-
-def test_interrupted_store_leaves_nothing_that_looks_complete(folder, monkeypatch):
-    for name in ("a", "b", "c"):
-        folder.add(name)
-    whole = store._encode
-
-    def interrupted(layout, clip_id):
-        if clip_id == "b":
-            raise KeyboardInterrupt
-        return whole(layout, clip_id)
-
-    monkeypatch.setattr(store, "_encode", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        store.write(folder.root)
-    assert not (folder.root / store.NAME).exists()
-    monkeypatch.undo()
-    assert len(folder.both()) == 3  # and the next attempt does not mind what was left
-
-
-def test_finished_store_is_not_written_again_unless_the_lists_change(folder, monkeypatch):
-    folder.add("a")
-    path = store.write(folder.root)
-    before = path.stat().st_mtime_ns
-    assert store.write(folder.root) == path and path.stat().st_mtime_ns == before
-    folder.add("b")
-    store.write(folder.root)
-    assert Store(path).meta["clips"] == 2
-    assert len(folder.both()) == 2
-
-
-def write_lmdb(path: Path, values: dict[bytes, bytes]) -> None:
-    with lmdb.open(str(path), subdir=False, map_size=1 << 20, lock=False) as database, database.begin(write=True) as t:
-        for key, value in values.items():
-            t.put(key, value)
-
-
-UNUSABLE = {
-    "text": lambda path: path.write_text("not an lmdb file" * 1000),
-    "empty": lambda path: path.write_bytes(b""),
-    "other": lambda path: write_lmdb(path, {b"key": b"value"}),
-    "newer": lambda path: write_lmdb(path, {b"meta": json.dumps({"schema": store.SCHEMA + 1}).encode()}),
-    "pickle": lambda path: write_lmdb(path, {b"meta": pickle.dumps({"schema": store.SCHEMA})}),
-    "list": lambda path: write_lmdb(path, {b"meta": b"[1]"}),
-}
-
-
-def test_store_cut_short_is_refused_and_written_anew(folder):
-    """LMDB maps the file: reading what is missing would end in a bus error, not in an exception."""
-    folder.add("a", frames=20)
-    path = store.write(folder.root)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(StoreError, match="cut short"):
-        Store(path)
-    assert len(folder.both()) == 1
-
-
-@pytest.mark.parametrize("kind", UNUSABLE)
-def test_file_that_is_no_store_is_refused_and_written_anew(folder, kind):
-    folder.add("a")
-    path = folder.root / store.NAME
-    UNUSABLE[kind](path)
-    with pytest.raises(StoreError, match=r"clips\.lmdb"):
-        Store(path)
-    if kind == "newer":
-        with pytest.raises(StoreError, match=f"schema {store.SCHEMA + 1}, this is {store.SCHEMA}"):
-            Store(path)
-    assert len(folder.both()) == 1
-
-
-def test_clip_that_the_store_lacks_is_named(folder):
-    folder.add("a")
-    store.write(folder.root)
-    folder.add("b")
-    with pytest.warns(UserWarning, match="1 of 2 present; missing .*b"):
-        dataset = LmdbDataset(folder.config(), "all")
-    assert dataset[0]["clip_id"] == "a" and dataset.missing == ["b"]
-    dataset.ids.append("b")
-    with pytest.raises(ClipError, match="clip 'b': not in the store"):
-        dataset[1]
-
-
-def test_folder_without_lists_is_not_stored(folder):
-    folder.add("a")
-    (folder.root / "splits/all.txt").unlink()
-    with pytest.raises(StoreError, match="no lists"):
-        store.write(folder.root)
-
-
-@pytest.mark.parametrize("opened", [False, True])
-def test_worker_processes_read_the_store(configure, opened):
-    """Also when the parent has opened the file before it forks."""
-    config = configure(data={"loader": "lmdb"})
-    store.write(config.data.root)
-    dataset = open_dataset(config, "train")
-    if opened:
-        assert dataset[0]
-    batches = list(DataLoader(dataset, 5, num_workers=2, collate_fn=datasets.collate))
-    assert [name for batch in batches for name in batch["clip_id"]] == dataset.ids
-    images = torch.cat([batch["image"] for batch in batches])
-    assert torch.equal(images, torch.stack([clip["image"] for clip in iterate(dataset)]))
+# Loader processes and memory
 
 
 def test_fault_in_a_worker_process_names_its_clip(folder):

@@ -1,0 +1,610 @@
+"""The LMDB store: equal to the folders clip by clip, complete or not there, checked, and small enough for the disk."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import lmdb
+import numpy as np
+import pytest
+import soundfile
+import torch
+from folders import RATE, Folder, assert_same, iterate, picture, tone
+from torch.utils.data import DataLoader, StackDataset
+from typer.testing import CliRunner
+
+from sslib import datasets, memory, shards, store, verification
+from sslib.__main__ import app
+from sslib.clock import Selection
+from sslib.datasets import AVDataset, LmdbDataset, open_dataset
+from sslib.layout import ClipError
+from sslib.store import Store, StoreError
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def many(folder, monkeypatch) -> Folder:
+    """Eight clips of different lengths, rates and numbers of frames, three a shard."""
+    monkeypatch.setattr(store, "CLIPS_PER_SHARD", 3)
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        rate, suffix = (RATE, 11025)[number % 2], (".wav", ".flac")[number % 3 == 0]
+        sound = 0.5 * tone(0.4 + 0.5 * number, rate)
+        folder.add(f"clip {number}", 1 + number, sound + 0.1 * rng.standard_normal(len(sound)), suffix, rate=rate)
+    return folder
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / store.NAME).iterdir())
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((root / store.NAME).iterdir())}
+
+
+# Shards
+
+
+def test_generated_scenes_are_the_same_from_folders_and_store(configure):
+    config = configure(data={"loader": "lmdb"})
+    store.write(config.data.root)
+    for split, train in (("train", True), ("val", False), ("test_new_instances", False)):
+        assert isinstance(open_dataset(config, split), LmdbDataset)
+        assert not isinstance(open_dataset(configure(), split), LmdbDataset)
+        one = AVDataset(config, split, train=train, annotated=not train)
+        other = LmdbDataset(config, split, train=train, annotated=not train)
+        assert one.ids == other.ids
+        assert_same(iterate(one), iterate(other))
+
+
+def test_shards_are_the_folder_clip_by_clip(many):
+    path = store.write(many.root)
+    assert names(many.root) == ["meta.json", "shard-00000.lmdb", "shard-00001.lmdb", "shard-00002.lmdb"]
+    meta = json.loads((path / "meta.json").read_text())
+    assert [row["ids"] for row in meta["shards"]] == [many.ids[:3], many.ids[3:6], many.ids[6:]]
+    assert [row["bytes"] for row in meta["shards"]] == [(path / row["name"]).stat().st_size for row in meta["shards"]]
+    for data in ({}, {"time": 1.0}, {"time": "middle", "frame": 2, "sample_rate": 11025, "seconds": 2.0}):
+        many.both(**data)
+
+
+def test_parallel_writers_leave_the_same_bytes(many):
+    store.write(many.root)
+    alone = files(many.root)
+    shutil.rmtree(many.root / store.NAME)
+    # Two workers, each its own shards; the size of a shard travels with the task
+    store.write(many.root, workers=2)
+    assert files(many.root) == alone
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"time": 0.0}, {"time": 1.3, "frame_rate": 2.0, "seconds": 0.5}, {"frame": 3, "sample_rate": 11025}]
+)
+def test_store_of_what_is_used_yields_the_same_clips(many, data):
+    config = many.config(**data)
+    clips = iterate(AVDataset(config, "all"))
+    whole = sum(map(len, files(store.write(many.root).parent).values()))
+    store.write(many.root, selection=Selection.of(config.data))
+    assert sum(map(len, files(many.root).values())) < whole
+    stored = LmdbDataset(config, "all")
+    assert_same(clips, iterate(stored))
+    assert {stored.store.frame_count(clip_id) for clip_id in stored.ids} == {1}
+    assert_same(clips, iterate(open_dataset(many.config(loader="lmdb", in_memory="encoded", **data), "all")))
+    with pytest.raises(StoreError, match="only what another configuration uses"):
+        LmdbDataset(many.config(**data | {"seconds": 0.7}), "all")
+    store.write(many.root)  # the whole of each clip again
+    LmdbDataset(many.config(seconds=0.7), "all")
+
+
+def test_random_moments_need_the_whole_clip(many):
+    with pytest.raises(StoreError, match="random"):
+        store.write(many.root, selection=Selection.of(many.config(time="random").data))
+
+
+def test_store_keeps_pictures_and_flac_byte_for_byte(folder):
+    folder.add("flac", frames=3, suffix=".flac", subtype="PCM_24")
+    folder.add("wav", sound=tone(1.0), subtype="PCM_16")
+    stored = Store(store.write(folder.root))
+    assert stored.frame_count("flac") == 3
+    for number in (1, 2, 3):
+        assert stored.frame("flac", number) == (folder.root / f"video_frames/flac/00{number}.jpg").read_bytes()
+    assert stored.audio("flac") == (folder.root / "audios/flac.flac").read_bytes()
+    assert stored.sizes("flac") == [*(len(stored.frame("flac", k)) for k in (1, 2, 3)), len(stored.audio("flac"))]
+    assert stored.meta["schema"] == store.SCHEMA and stored.meta["clips"] == 2
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_wav_becomes_flac_losslessly(folder, rate):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 3000).astype(np.int16)
+    folder.add("wav", sound=samples, rate=rate, subtype="PCM_16")
+    content = io.BytesIO(Store(store.write(folder.root)).audio("wav"))
+    with soundfile.SoundFile(content) as file:
+        assert (file.format, file.subtype, file.samplerate, file.channels) == ("FLAC", "PCM_16", rate, 1)
+        np.testing.assert_array_equal(file.read(dtype="int16"), samples)
+
+
+def test_clips_larger_than_the_first_map(folder, monkeypatch):
+    """The map starts at 64 MB and doubles; here at 64 kB."""
+    opened = lmdb.open
+
+    def small(path, **options):
+        return opened(path, **options | ({"map_size": 1 << 16} if "map_size" in options else {}))
+
+    monkeypatch.setattr(lmdb, "open", small)
+    for number in range(3):
+        folder.add(f"{number}", frames=9, sound=np.random.default_rng(number).uniform(-1, 1, 40000))
+    assert (store.write(folder.root) / "shard-00000.lmdb").stat().st_size > 4 << 16
+    folder.both()
+
+
+# Complete or not there
+
+
+def test_every_bad_clip_is_listed_and_nothing_is_stored(many):
+    for name in ("audios/clip 1.wav", "video_frames/clip 4/005.jpg", "video_frames/clip 7/001.jpg"):
+        (many.root / name).write_bytes((many.root / name).read_bytes()[:40])
+    for path in (many.root / "video_frames/clip 3").iterdir():
+        path.unlink()
+    with pytest.raises(StoreError, match="4 of 8 clips") as caught:
+        store.write(many.root)
+    assert [i for i in range(8) if f"clip 'clip {i}': " in str(caught.value)] == [1, 3, 4, 7]
+    for reason in ("not a readable sound", "no frames", "not a readable picture", "clip 4/005.jpg"):
+        assert reason in str(caught.value)
+    assert names(many.root) == []
+
+
+def test_good_shards_stay_for_the_next_attempt(many):
+    bad = many.root / "audios/clip 4.wav"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no")
+    with pytest.raises(StoreError, match="clip 4"):
+        store.write(many.root)
+    assert names(many.root) == ["shard-00000.lmdb", "shard-00002.lmdb"]
+    with pytest.raises(StoreError, match="no store"):
+        LmdbDataset(many.config(), "all")
+    before = {name: (many.root / store.NAME / name).stat().st_mtime_ns for name in names(many.root)}
+    bad.write_bytes(good)
+    many.both()
+    assert all((many.root / store.NAME / name).stat().st_mtime_ns == then for name, then in before.items())
+
+
+def test_missing_clips_are_counted_and_listed(many, capsys):
+    many.layout.write_split("all", [*many.ids, "gone", "soundless"])
+    (many.root / "video_frames/soundless").mkdir()
+    path = store.write(many.root)
+    assert "8 clips (2 more are missing" in capsys.readouterr().out
+    assert Store(path).meta["missing"] == ["gone", "soundless"]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        assert LmdbDataset(many.config(), "all").missing == ["gone", "soundless"]
+
+
+def test_interrupted_store_leaves_nothing_that_looks_complete(many, monkeypatch):
+    whole = shards.encode
+
+    def interrupted(layout, clip_id, selection=None):
+        if clip_id == "clip 5":
+            raise KeyboardInterrupt
+        return whole(layout, clip_id, selection)
+
+    monkeypatch.setattr(store, "estimate", lambda *_: 0)
+    monkeypatch.setattr(shards, "encode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(many.root)
+    assert names(many.root) == ["shard-00000.lmdb"]
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "CLIPS_PER_SHARD", 3)
+    assert len(many.both()) == 8
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+from sslib import shards, store
+store.CLIPS_PER_SHARD, shards.BATCH = 3, 1
+store.estimate = lambda *_: 0
+put = shards._put
+def slow(database, values):
+    put(database, values)
+    if "frame/clip 4/1" in values:
+        database.sync(True)
+        print("in the middle", flush=True)
+        time.sleep(60)
+shards._put = slow
+store.write(Path(sys.argv[1]))
+"""
+
+
+def test_killed_in_the_middle_and_run_again_is_the_same_store(many, monkeypatch):
+    monkeypatch.setattr(shards, "BATCH", 1)
+    store.write(many.root)
+    whole = files(many.root)
+    shutil.rmtree(many.root / store.NAME)
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(many.root)], stdout=subprocess.PIPE, text=True)
+    while "in the middle" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = names(many.root)
+    assert left[0] == "shard-00000.lmdb" and len(left) == 2 and left[1].endswith(".partial")
+    with pytest.raises(StoreError, match="no store"):
+        Store(many.root / store.NAME)
+    store.write(many.root)
+    assert files(many.root) == whole
+
+
+def test_only_shards_of_changed_media_are_written_again(many):
+    path = store.write(many.root)
+    before = {name: (path / name).stat().st_ino for name in names(many.root)}
+    assert store.write(many.root) == path
+    assert {name: (path / name).stat().st_ino for name in names(many.root)} == before
+    picture(77).save(many.root / "video_frames/clip 4/002.jpg", quality=95)
+    store.write(many.root)
+    changed = {name for name in names(many.root) if (path / name).stat().st_ino != before[name]}
+    assert changed == {"shard-00001.lmdb", "meta.json"}
+    many.both()
+    content = (
+        many.root / "audios/clip 7.wav"
+    ).read_bytes()  # the same size, another time: that it is equal is not known
+    (many.root / "audios/clip 7.wav").write_bytes(content)
+    os.utime(many.root / "audios/clip 7.wav", ns=(0, 1))
+    store.write(many.root)
+    assert (path / "shard-00002.lmdb").stat().st_ino != before["shard-00002.lmdb"]
+
+
+def test_list_that_grows_or_shrinks(many):
+    path = store.write(many.root)
+    for ids in (many.ids[:2], many.ids[2:], many.ids):
+        many.layout.write_split("all", ids)
+        assert Store(store.write(many.root)).ids == set(ids)
+        assert len(names(many.root)) == 1 + -(-len(ids) // 3)
+        assert_same(iterate(AVDataset(many.config(), "all")), iterate(LmdbDataset(many.config(), "all")))
+    assert verification.verify(path) == []
+
+
+def test_folder_without_lists_or_clips_is_not_stored(folder):
+    folder.add("a")
+    folder.layout.write_split("all", ["b"])
+    with pytest.raises(StoreError, match="none of the 1 clips"):
+        store.write(folder.root)
+    (folder.root / "splits/all.txt").unlink()
+    with pytest.raises(StoreError, match="no lists"):
+        store.write(folder.root)
+
+
+UNUSABLE = {
+    "old": lambda path: path.write_text("one file, as schema 1 had it"),
+    "bare": lambda path: path.mkdir(),
+    "empty": lambda path: meta(path, ""),
+    "list": lambda path: meta(path, "[1]"),
+    "other": lambda path: meta(path, '{"name": "else"}'),
+    "older": lambda path: meta(path, '{"schema": 1}'),
+    "newer": lambda path: meta(path, '{"schema": 3}'),
+}
+
+
+def meta(path: Path, text: str) -> None:
+    path.mkdir()
+    (path / "meta.json").write_text(text)
+
+
+@pytest.mark.parametrize("kind", UNUSABLE)
+def test_what_is_no_store_is_refused_and_written_anew(folder, kind):
+    folder.add("a")
+    path = folder.root / store.NAME
+    UNUSABLE[kind](path)
+    says = {"old": "schema 1", "older": "has schema 1, this is 2", "newer": "has schema 3, this is 2"}.get(
+        kind, "clips"
+    )
+    for read in (Store, verification.verify):
+        with pytest.raises(StoreError, match=says) as caught:
+            read(path)
+        assert f"python -m sslib store {folder.root}" in str(caught.value)
+    assert len(folder.both()) == 1
+
+
+def test_shard_that_is_no_database_is_written_anew(many):
+    path = store.write(many.root)
+    size = (path / "shard-00001.lmdb").stat().st_size
+    for content in (b"", b"no" * 9999, b"\0" * size):
+        (path / "shard-00001.lmdb").write_bytes(content)
+        with pytest.raises((StoreError, lmdb.Error)):
+            iterate(LmdbDataset(many.config(), "all"))
+        (path / "meta.json").unlink()
+        many.both()
+
+
+def test_shards_missing_or_cut_short_are_named_and_written_anew(many):
+    path = store.write(many.root)
+    first, last = path / "shard-00000.lmdb", path / "shard-00002.lmdb"
+    content = last.read_bytes()
+    first.unlink()
+    last.write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreError) as caught:
+        Store(path)
+    faults = verification.verify(path)
+    assert len(faults) == 2
+    assert (
+        f"{first} is missing" in faults[0] and f"{last} has {len(content) // 2} bytes, not {len(content)}" in faults[1]
+    )
+    assert all(fault in str(caught.value) for fault in faults)
+    assert len(many.both()) == 8
+    assert verification.verify(path) == []
+
+
+def test_reading_a_shard_cut_short_after_it_was_opened_raises(many):
+    """LMDB maps the file: reading what is missing would end in a bus error, not in an exception."""
+    path = store.write(many.root)
+    dataset = LmdbDataset(many.config(), "all")
+    assert dataset[0]
+    content = (path / "shard-00000.lmdb").read_bytes()
+    (path / "shard-00000.lmdb").write_bytes(content[: len(content) // 2])
+    with pytest.raises(StoreError, match="cut short"):
+        dataset[1]
+
+
+# Verification
+
+
+def test_flipped_bytes_are_found_with_clip_and_key(many):
+    path = store.write(many.root)
+    assert verification.verify(path) == []
+    for key, inside in (("frame/clip 5/6", "frame"), ("audio/clip 5", "audio")):
+        file = path / "shard-00001.lmdb"
+        value = Store(path).frame("clip 5", 6) if inside == "frame" else Store(path).audio("clip 5")
+        good = file.read_bytes()
+        assert good.count(value) == 1
+        at = good.index(value) + len(value) // 2
+        file.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        faults = verification.verify(path)
+        assert len(faults) == 2 and str(file) in faults[0]
+        assert faults[1] == f"shard-00001.lmdb: clip 'clip 5': {key}: not what was written (sha256)"
+        result = CliRunner().invoke(app, ["store", str(many.root), "--verify", "--workers", "0"])
+        assert result.exit_code == 1 and faults[1] in result.output
+        file.unlink()  # as the message says
+        store.write(many.root)
+        assert file.read_bytes() == good
+    result = CliRunner().invoke(app, ["store", str(many.root), "--verify", "--workers", "0"])
+    assert result.exit_code == 0 and "every value is what was written" in result.output
+
+
+@pytest.mark.parametrize("page", [0, 2, 4, 8])
+def test_damaged_pages_are_reported_whatever_they_do_to_lmdb(many, page):
+    path = store.write(many.root)
+    file = path / "shard-00000.lmdb"
+    content = bytearray(file.read_bytes())
+    content[page * 4096 : page * 4096 + 4096] = b"\xff" * 4096
+    file.write_bytes(content)
+    faults = verification.verify(path)
+    assert str(file) in faults[0] and all("shard-00000.lmdb" in fault for fault in faults)
+
+
+def test_values_that_do_not_decode_and_keys_of_no_clip(many):
+    """A store that was written so: its checksums are right."""
+    path = store.write(many.root)
+    file, rows = path / "shard-00002.lmdb", json.loads((path / "meta.json").read_text())
+    values = {key: shards.get(file, key) for key in shards.keys(file)}
+    frame = b"\xff\xd8 no picture"
+    about = json.loads(values["clip/clip 6"])
+    about["values"]["frame/clip 6/2"] = [len(frame), hashlib.sha256(frame).hexdigest()]
+    values |= {"frame/clip 6/2": frame, "clip/clip 6": json.dumps(about).encode(), "frame/x/1": b"1"}
+    del values["audio/clip 7"]
+    write_lmdb(file, values)
+    rows["shards"][2] |= {"bytes": file.stat().st_size, "sha256": shards.checksum(file)}
+    (path / "meta.json").write_text(json.dumps(rows))
+    faults = verification.verify(path)
+    assert len(faults) == 3
+    assert "clip 'clip 6': frame/clip 6/2: " in faults[0] and "not a readable picture" in faults[0]
+    assert faults[1:] == [
+        "shard-00002.lmdb: clip 'clip 7': audio/clip 7: missing",
+        "shard-00002.lmdb: frame/x/1: belongs to no clip",
+    ]
+
+
+def write_lmdb(path: Path, values: dict[str, bytes]) -> None:
+    path.unlink()
+    with lmdb.open(str(path), subdir=False, map_size=1 << 24, lock=False) as database, database.begin(write=True) as t:
+        for key, value in values.items():
+            t.put(key.encode(), value)
+
+
+# Size
+
+
+@pytest.mark.parametrize("selected", [False, True])
+def test_estimate_is_near(configure, tmp_path, selected):
+    config = configure()
+    root = tmp_path / "data"
+    shutil.copytree(config.data.root, root, ignore=shutil.ignore_patterns("clips.lmdb"))
+    selection = Selection.of(config.data) if selected else None
+    plan = store._plan(root, selection)
+    need = store.estimate(root, plan.sizes, selection)
+    path = store.write(root, selection=selection)
+    assert need == pytest.approx(sum(file.stat().st_size for file in path.glob("*.lmdb")), rel=0.2)
+
+
+def test_estimate_of_sounds_that_grow_and_many_clips(folder):
+    rng = np.random.default_rng(0)
+    for number in range(80):
+        folder.add(f"{number}", 1 + number % 5, rng.uniform(-0.5, 0.5, rng.integers(20000, 30000)), subtype="PCM_U8")
+    plan = store._plan(folder.root, None)
+    need = store.estimate(folder.root, plan.sizes)
+    assert need == pytest.approx((store.write(folder.root) / "shard-00000.lmdb").stat().st_size, rel=0.2)
+
+
+def test_full_disk_is_seen_before_anything_is_written(many, monkeypatch, capsys):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 5000, 5000))
+    with pytest.raises(StoreError, match=r"room for 0\.00 GB, the store needs about"):
+        store.write(many.root)
+    assert names(many.root) == []
+    assert "3 shards, 3 of them to write: about" in capsys.readouterr().out
+
+
+def test_disk_that_fills_while_a_shard_is_written(many, monkeypatch):
+    def full(database, values):
+        raise lmdb.DiskError("mdb_txn_commit: No space left on device")
+
+    monkeypatch.setattr(shards, "_put", full)
+    with pytest.raises(StoreError, match=r"shard-00000\.lmdb cannot be written: .*No space left"):
+        store.write(many.root)
+    assert names(many.root) == []
+
+
+# Processes and memory
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_worker_processes_read_the_store(many, opened):
+    """Also when the parent has opened every shard before it forks, and opens them again after."""
+    store.write(many.root)
+    dataset = open_dataset(many.config(loader="lmdb"), "all")
+    if opened:
+        iterate(dataset)
+    batches = list(DataLoader(dataset, 2, num_workers=2, collate_fn=datasets.collate))
+    assert [name for batch in batches for name in batch["clip_id"]] == dataset.ids
+    images = torch.cat([batch["image"] for batch in batches])
+    assert torch.equal(images, torch.stack([clip["image"] for clip in iterate(dataset)]))
+
+
+def test_two_processes_forked_after_opening(many):
+    store.write(many.root)
+    dataset = LmdbDataset(many.config(), "all")
+    want = iterate(dataset)
+    children = []
+    for order in (range(8), range(7, -1, -1)):
+        if not (child := os.fork()):
+            same = all(torch.equal(dataset[i]["waveform"], want[i]["waveform"]) for i in order)
+            os._exit(0 if same else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert_same(want, iterate(dataset))
+
+
+def test_more_shards_than_may_be_open(many, monkeypatch):
+    store.write(many.root)
+    monkeypatch.setattr(shards, "MOST_OPEN", 1)
+    dataset = LmdbDataset(many.config(), "all")
+    clips = [dataset[i] for i in (0, 4, 7, 1, 5, 0)]
+    assert len(shards._opened) == 1
+    assert_same(clips, [AVDataset(many.config(), "all")[i] for i in (0, 4, 7, 1, 5, 0)])
+
+
+def test_clip_that_the_store_lacks_is_named(folder):
+    folder.add("a")
+    path = store.write(folder.root)
+    folder.add("b")
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        assert LmdbDataset(folder.config(), "all").missing == ["b"]
+    with pytest.raises(ClipError, match="clip 'b': not in the store"):
+        Store(path).audio("b")
+
+
+@pytest.mark.parametrize("loader", ["folders", "lmdb"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_encoded_in_memory_is_the_folder(many, loader, workers):
+    store.write(many.root)
+    for data in ({}, {"time": 1.0, "frame_rate": 3.0}):
+        want = iterate(AVDataset(many.config(**data), "all"))
+        dataset = open_dataset(many.config(loader=loader, in_memory="encoded", **data), "all")
+        assert isinstance(dataset, datasets.EncodedDataset)
+        got = [batch[0] for batch in DataLoader(dataset, 1, num_workers=workers, collate_fn=list)]
+        assert_same(want, got)
+
+
+def test_encoded_in_memory_does_not_read_files_again(many):
+    dataset = open_dataset(many.config(in_memory="encoded", time="random"), "all", train=True)
+    whole = sum(path.stat().st_size for part in ("video_frames", "audios") for path in (many.root / part).rglob("*.*"))
+    assert len(dataset.clips._block) == whole and dataset.clips._block.is_shared()
+    shutil.rmtree(many.root)
+    assert len(iterate(dataset)) == 8
+
+
+def test_encoded_annotated_clips(configure):
+    config = configure(data={"in_memory": "encoded"})
+    one = AVDataset(config, "test", annotated=True)
+    assert_same(iterate(one), iterate(open_dataset(config, "test", annotated=True)))
+
+
+def test_decoded_in_memory_with_workers(many):
+    clips = datasets.load_in_memory(AVDataset(many.config(), "all"))
+    loader = DataLoader(StackDataset(image=clips.image, waveform=clips.waveform), 3, num_workers=2)
+    assert torch.equal(torch.cat([batch["image"] for batch in loader]), clips.image)
+
+
+@pytest.mark.parametrize("kind", ["decoded", "encoded"])
+def test_short_memory_is_refused_before_loading(many, monkeypatch, capsys, kind):
+    config = many.config(in_memory=kind)
+    whole = sum(path.stat().st_size for part in ("video_frames", "audios") for path in (many.root / part).rglob("*.*"))
+    need = whole if kind == "encoded" else 8 * (3 * 32 * 32 + 2 * RATE)
+
+    def load():
+        dataset = open_dataset(config, "all")
+        return dataset if kind == "encoded" else datasets.load_in_memory(dataset)
+
+    monkeypatch.setattr(memory, "available", lambda: need - 1)
+    monkeypatch.setattr(AVDataset, "contents", None)
+    monkeypatch.setattr(AVDataset, "__getitem__", None)
+    with pytest.raises(MemoryError, match=rf"all, {kind} needs 0\.00 GB, 0\.00 GB of memory are available"):
+        load()
+    assert f"all, {kind}: 0.00 GB in memory" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr(memory, "available", lambda: need + 1000)
+    load()
+
+
+def test_small_shared_memory_is_named(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10**12)
+    monkeypatch.setattr(memory, "SHARED", Path("/"))
+    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))
+    memory.reserve(10**9, "clips")
+    with pytest.raises(MemoryError, match="--shm-size"):
+        memory.reserve(10**9, "clips", shared=True)
+
+
+def test_available_memory_of_machine_and_groups(tmp_path):
+    """Numbers in made-up system files; the smallest of all that bind counts."""
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    900 kB\n")
+    assert memory.available(proc, groups) == 900 * 1024
+    job = groups / "slurm/job_1"
+    job.mkdir(parents=True)
+    (proc / "self/cgroup").write_text("0::/slurm/job_1\n")
+    for place, limit, used in ((job, "max", 10), (job.parent, "500000", 200000)):
+        (place / "memory.max").write_text(f"{limit}\n")
+        (place / "memory.current").write_text(f"{used}\n")
+        (place / "memory.stat").write_text("anon 5\ninactive_file 50000\n")
+    assert memory.available(proc, groups) == 350000
+    (proc / "self/cgroup").write_text("8:pids:/\n4:cpu,memory:/not/here\n0::/\n")  # version 1, in a container
+    (groups / "memory").mkdir()
+    for name, value in (("limit_in_bytes", 40000), ("usage_in_bytes", 30000)):
+        (groups / "memory" / f"memory.{name}").write_text(f"{value}\n")
+    (groups / "memory/memory.stat").write_text("total_cache 7\n")
+    assert memory.available(proc, groups) == 10000
+
+
+def test_available_memory_here():
+    assert 0 < memory.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# Command line
+
+
+def test_command_line_stores_what_a_configuration_uses(many, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("exp_prefix: a\nexp_name: b\ndata: {root: data, sample_rate: 8000, seconds: 0.5}\n")
+    result = CliRunner().invoke(app, ["store", str(many.root), "--only", str(config), "--workers", "0"])
+    assert result.exit_code == 0, result.output
+    assert "about" in result.output and str(many.root / store.NAME) in result.output
+    assert Store(many.root / store.NAME).selection == Selection("middle", None, 1.0, 0.5, 8000)
