@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
+from sslib import heatmaps as geometry
 from sslib import metrics
+
+THRESHOLDS = ("median", "top_half", "adaptive", "fixed")
+LEVEL = 0.25
 
 
 def loop_prediction(heatmap: np.ndarray, truth: np.ndarray, threshold: str) -> list[list[bool]]:
@@ -20,8 +24,11 @@ def loop_prediction(heatmap: np.ndarray, truth: np.ndarray, threshold: str) -> l
         half = len(ordered) // 2
         middle = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
         return [[heatmap[y, x] >= middle for x in range(width)] for y in range(height)]
+    if threshold == "fixed":
+        return [[heatmap[y, x] > LEVEL for x in range(width)] for y in range(height)]
     places = [(y, x) for y in range(height) for x in range(width)]
-    first = sorted(places, key=lambda place: (-heatmap[place], place))[: round(float(truth.sum()))]
+    count = round(float(truth.sum())) if threshold == "adaptive" else height * width // 2
+    first = sorted(places, key=lambda place: (-heatmap[place], place))[:count]
     return [[(y, x) in first for x in range(width)] for y in range(height)]
 
 
@@ -45,14 +52,16 @@ def random_clips(seed: int, levels: int | None, count: int = 5, size: tuple[int,
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2, 5]), st.sampled_from(["median", "adaptive"]))
-def test_ciou_is_its_definition(seed, levels, threshold):
-    heatmaps, truth = random_clips(seed, levels)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2, 5]), st.sampled_from(THRESHOLDS), st.booleans())
+def test_ciou_is_its_definition(seed, levels, threshold, odd):
+    heatmaps, truth = random_clips(seed, levels, size=(5, 7) if odd else (6, 9))
     if seed % 2:
         truth[0] = 0
     want = [loop_ciou(h, g, threshold) for h, g in zip(heatmaps, truth, strict=True)]
-    assert metrics.ciou(heatmaps, truth, threshold) == pytest.approx(want, nan_ok=True)
-    predicted = metrics.predict(heatmaps, truth, threshold)
+    assert metrics.ciou(heatmaps, truth, threshold, LEVEL) == pytest.approx(want, nan_ok=True)
+    together = metrics.cious(heatmaps, truth, THRESHOLDS, LEVEL)
+    assert together[threshold] == pytest.approx(want, nan_ok=True)
+    predicted = metrics.predict(heatmaps, truth, threshold, LEVEL)
     assert predicted.tolist() == [loop_prediction(h, g, threshold) for h, g in zip(heatmaps, truth, strict=True)]
 
 
@@ -123,6 +132,102 @@ def test_as_many_heatmaps_as_ground_truths(measure):
         inspect.unwrap(measure)(np.zeros((3, 4, 4)), np.ones((2, 4, 4)) > 0)
 
 
+def test_clips_are_named_in_errors():
+    heatmaps, truth = np.zeros((2, 3, 3)), np.ones((2, 4, 4))
+    with pytest.raises(ValueError, match=r"outside of.*at clips \['b'\]"):
+        metrics.ciou(heatmaps, truth * [[[1.0]], [[np.nan]]], ids=["a", "b"])
+    with pytest.raises(ValueError, match="outside of"):
+        metrics.ciou(heatmaps, truth * 255)
+    heatmaps[1, 0, 0] = np.nan
+    with pytest.raises(ValueError, match=r"not finite, at clips \['b'\]"):
+        metrics.ciou(heatmaps, truth, ids=["a", "b"])
+    with pytest.raises(ValueError, match="needs a level"):
+        metrics.ciou(heatmaps[:1], truth[:1], "fixed")
+
+
+@pytest.mark.parametrize("value", [0.3, -7.1, 1e9 / 3, np.float32(0.1)])
+@pytest.mark.parametrize("cells", [14, 7, 5, 20])
+def test_a_constant_map_stays_constant(value, cells):
+    """Rounded weights would claim some of the pixels and not others."""
+    large = metrics.resize(np.full((1, cells, cells), value))
+    assert (large == value).all()
+    assert metrics.predict(large, np.ones((1, 224, 224)), "median").all()
+
+
+def test_ties_of_cells_stay_ties_of_pixels():
+    """float32 maps of 14 x 14 are interpolated exactly: every row is the same, so only whole columns are claimed."""
+    maps = np.random.default_rng(0).choice([0.1, 0.3, 0.7], (3, 1, 14)).astype(np.float32).repeat(14, axis=1)
+    claimed = metrics.predict(metrics.resize(maps), np.ones((3, 224, 224)), "median")
+    assert (claimed == claimed[:, :1]).all()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 3]))
+def test_mask_curves_are_their_definition(seed, levels):
+    heatmaps, truth = random_clips(seed, levels, count=2, size=(4, 5))
+    masks = truth > 0
+    masks[1] &= seed % 2 == 0
+    found = metrics.mask_curves(heatmaps, masks)
+    for heatmap, mask, f, iou in zip(heatmaps, masks, found.f, found.iou, strict=True):
+        span = heatmap.max() - heatmap.min()
+        scaled = 254 * ((heatmap - heatmap.min()) / (span or 1))
+        for k in range(255):
+            claimed = scaled >= k
+            right, total = (claimed & mask).sum(), mask.sum()
+            if not total:
+                assert np.isnan(f[k]) and np.isnan(iou[k])
+                continue
+            precision, recall = right / max(claimed.sum(), 1), right / total
+            want = 1.3 * precision * recall / (0.3 * precision + recall) if right else 0
+            assert f[k] == pytest.approx(want)
+            assert iou[k] == pytest.approx(jaccard_score(mask.ravel(), claimed.ravel()) if k % 50 == 0 else iou[k])
+    used = [f for f in found.f if not np.isnan(f).any()]
+    if used:
+        assert metrics.max_f(found.f) == max(sum(f[k] for f in used) / len(used) for k in range(255))
+
+
+def test_consensus_of_annotators_by_hand():
+    one, two, three = [[0, 0, 0.5, 1]], [[0, 0, 1, 0.5], [0, 0, 0.2, 0.2]], [[0.9, 0.9, 1, 1]]
+    found = metrics.consensus_map([one, two, three], 10)
+    want = np.zeros((10, 10))
+    want[:, :5] += 0.5
+    want[:5] += 0.5
+    want[9:, 9:] += 0.5  # two boxes of one annotator are one vote, three annotators at most 1
+    np.testing.assert_array_equal(found, np.minimum(want, 1))
+    assert metrics.consensus_map([one, one, one], 10).max() == 1 and metrics.consensus_map([], 10).sum() == 0
+    pixels = metrics.consensus_map([[[37 / 256, 0, 1, 1]]])
+    assert pixels[0, int(37 * 224 / 256) - 1] == 0 and pixels[0, int(37 * 224 / 256)] == 0.5
+
+
+def test_area_groups_begin_at_their_edges():
+    found = metrics.area_group(np.array([0, 0.01, 0.121, 0.2, 0.253, 0.463, 1]))
+    assert found.tolist() == ["empty", "small", "medium", "medium", "large", "huge", "huge"]
+    assert metrics.area_group(np.array([0.02, 0.03, 0.2, 0.5]), metrics.SLAVC_EDGES).tolist() == [
+        "small", "medium", "large", "huge",
+    ]  # fmt: skip
+
+
+def test_centre_square_as_a_plain_square():
+    truth = np.zeros((3, 20, 20))
+    truth[0, 8:12, 8:12] = 1  # area 16: the same square
+    truth[1, :5, :10] = 1  # area 50: 7 x 7 at 6..12, of which rows none, columns four
+    found = metrics.centre_square_ciou(truth, "adaptive")
+    assert found == pytest.approx([1, 0, np.nan], nan_ok=True)
+    truth[1, :7, :10] = 1  # area 70: 8 x 8 at 6..13; row 6, columns 6..9
+    assert metrics.centre_square_ciou(truth, "adaptive")[1] == pytest.approx(4 / (70 + 64 - 4))
+    assert np.isnan(metrics.centre_square_ciou(truth, "fixed")).all()
+    for threshold in ("median", "top_half"):
+        want = metrics.ciou(metrics.centre_square(3, 20), truth, threshold)
+        np.testing.assert_array_equal(metrics.centre_square_ciou(truth, threshold), want)
+
+
+def test_nothing_measured_has_no_value():
+    nothing = np.array([np.nan])
+    assert np.isnan(
+        [metrics.success_rate(nothing), metrics.auc(nothing), metrics.max_f(np.full((1, 255), np.nan))]
+    ).all()
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2, 4]))
 def test_pointing_is_its_definition(seed, levels):
@@ -175,13 +280,13 @@ def test_heatmaps_are_resized_to_the_ground_truth():
         assert metrics.ciou(maps, truth, threshold) == pytest.approx(want)
 
 
-@pytest.mark.parametrize("threshold", ["median", "adaptive"])
+@pytest.mark.parametrize("threshold", ["median", "top_half", "adaptive"])
 def test_neither_chunks_nor_order_nor_company_matter(threshold, monkeypatch):
     heatmaps, truth = random_clips(3, 5, count=11)
     truth[4] = 0
     whole = metrics.ciou(heatmaps, truth, threshold)
     points = metrics.pointing(heatmaps, truth > 0)
-    monkeypatch.setattr(metrics, "CHUNK", 3)
+    monkeypatch.setattr(geometry, "CHUNK", 3)
     np.testing.assert_array_equal(metrics.ciou(heatmaps, truth, threshold), whole)
     np.testing.assert_array_equal(metrics.pointing(heatmaps, truth > 0), points)
     turned = np.random.default_rng(0).permutation(11)
