@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from datetime import datetime
 from importlib.metadata import version
@@ -141,6 +142,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, Any], stamp: dic
         done = papermill.execute_notebook(
             str(notebook), str(partial), parameters, cwd=str(notebook.parent), kernel_name="python3",
             progress_bar=False, kernel_manager_class=OwnInterpreter,
+            stdout_file=sys.stdout,  # what a long cell prints (a line an epoch) is seen while it runs
         )  # fmt: skip
         seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
         done.metadata["sslib"] = stamp | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
