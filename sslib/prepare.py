@@ -211,6 +211,8 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, R
         row |= {"outcome": "rejected", "reason": str(error)}
     except OSError as error:
         row |= {"outcome": "rejected", "reason": f"cannot be read: {error.strerror or error}"}
+    except Exception as error:  # whatever a library makes of a strange file: a row, and the next clip goes on
+        row |= {"outcome": "rejected", "reason": f"decoder failed ({type(error).__name__}: {error})"}
     with _writing(layout.root):
         if "outcome" in row:
             _remove(layout, source.clip_id)

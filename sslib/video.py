@@ -179,7 +179,7 @@ def _pictures(
         start, last = shown[0], shown[-1]
         seconds = (last - start) * base + _last_duration(video, packets, last)
         stamps = [((pts - start) * base, pts) for pts in shown]
-        plan = list(_pick([*stamps, (seconds - SHORTEST, None)], wanted))
+        plan = list(_pick([*stamps, (max(seconds - SHORTEST, 2 * LATE), None)], wanted))
         decoded = _decode_some(video, packets, {pts for _, pts in plan})
         if decoded is not None:
             return [(time, decoded[pts]) for time, pts in plan], start * base, seconds, len(shown)
@@ -260,7 +260,7 @@ def _decode_all(
                     end = time + (float((frame.duration or 0) * video.time_base) or _interval(video))
                     yield time - start, frame
         if count:
-            yield end - start - SHORTEST, None
+            yield max(end - start - SHORTEST, 2 * LATE), None
 
     convert = _Converter(video)
     taken = [(time, convert(frame)) for time, frame in _pick(frames(), wanted)]

@@ -34,12 +34,40 @@ def crash(path, settings):
     return prepare_encode(path, settings)
 
 
+def fail(path, settings):
+    if "bad" in path.name:
+        raise MemoryError("picture of 9 TB")
+    return prepare_encode(path, settings)
+
+
 def slow(path, settings):
     time.sleep(0.1)
     return prepare_encode(path, settings)
 
 
-prepare_encode = prepare.encode
+prepare_encode, prepare_decoder = prepare.encode, prepare._decoder
+
+
+class Inline:
+    """Decodes in this process, and keeps the names of what it decoded: starting a process each time costs a second."""
+
+    def __init__(self):
+        self.names = []
+
+    def call(self, path, settings, limit):
+        self.names.append(path.name)
+        return prepare.encode(path, settings)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that get decoded."""
+    inline = Inline()
+    monkeypatch.setattr(prepare, "_decoder", lambda: inline)
+    return inline.names
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +77,7 @@ def one(tmp_path_factory):
 
 
 @pytest.fixture
-def raw(tmp_path, one):
+def raw(tmp_path, one, decoded):
     """A folder with the clips a and b."""
     folder = tmp_path / "raw"
     (folder / "deep").mkdir(parents=True)
@@ -71,20 +99,6 @@ def content(data):
     """Every file of a data folder but the journal and the description, whose times and names may differ."""
     files = (path for path in data.rglob("*") if path.is_file() and path.name not in ("prepared.jsonl", "dataset.json"))
     return {path.relative_to(data).as_posix(): path.read_bytes() for path in files}
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """The names of the files that get decoded."""
-    names = []
-    call = child.Child.call
-
-    def counted(self, path, *arguments, **options):
-        names.append(path.name)
-        return call(self, path, *arguments, **options)
-
-    monkeypatch.setattr(child.Child, "call", counted)
-    return names
 
 
 def test_the_result_is_a_data_folder(raw, tmp_path):
@@ -114,7 +128,7 @@ def test_one_frame_at_an_exact_time(raw, tmp_path):
     assert Layout(tmp_path / "data").info()["at"] == 0.5
 
 
-def test_every_file_is_a_row(tmp_path, one):
+def test_every_file_is_a_row(tmp_path, one, decoded):
     raw, data = tmp_path / "raw", tmp_path / "data"
     raw.mkdir()
     names = ["plain.mp4", "with space é 音.mp4", "x/twice.mp4", "y/twice.mkv", ".hidden.mp4", ".git/z.mp4", "a:b.mp4"]
@@ -212,10 +226,16 @@ def test_a_second_file_of_the_same_id_takes_the_clip_out(raw, tmp_path, one):
 
 
 @pytest.mark.parametrize(
-    ("decoder", "reason"), [(hang, "decoder stopped after 5 s"), (crash, "decoder crashed (signal 11, SIGSEGV)")]
+    ("decoder", "reason"),
+    [
+        (hang, "decoder stopped after 5 s"),
+        (crash, "decoder crashed (signal 11, SIGSEGV)"),
+        (fail, "decoder failed (MemoryError: picture of 9 TB)"),
+    ],
 )
 def test_a_decoder_that_hangs_or_crashes_takes_one_clip_along(raw, tmp_path, one, monkeypatch, decoder, reason):
     monkeypatch.setattr(prepare, "encode", decoder)
+    monkeypatch.setattr(prepare, "_decoder", prepare_decoder)
     monkeypatch.setattr(prepare, "_local", type("Local", (), {})())
     shutil.copy(one, raw / "aa bad.mp4")
     run(raw, tmp_path / "data", time_limit=5)

@@ -210,3 +210,8 @@ def test_the_limit_of_length(tmp_path):
     assert len(video.read(path, max_seconds=3).frames) == 3
     with pytest.raises(video.VideoError, match="longer than 2 s"):
         video.read(path, max_seconds=2)
+
+
+def test_a_single_picture_of_next_to_no_duration(tmp_path):
+    """A picture that claims to be shown for 1 ms is on display at 0 s all the same."""
+    assert numbers(video.read(videos.make(tmp_path / "a.mp4", stamps=[0, 1], seconds=0.3))) == [0]
