@@ -42,6 +42,10 @@ class Selection:
         """The window of ``seconds`` around `time`."""
         return cut_sound(waveform, self.sample_rate, self.seconds, time)
 
+    def window(self, samples: int, time: float) -> slice:
+        """Where in a clip of `samples` :meth:`cut` cuts; all of a clip that is too short and will be tiled."""
+        return _window(samples, round(self.seconds * self.sample_rate), self.sample_rate, time - self.seconds / 2)
+
 
 def cut_sound(waveform: np.ndarray, sample_rate: int, seconds: float, centre: float) -> np.ndarray:
     """The window of `seconds` centred at `centre` seconds, shifted to stay inside; a shorter sound is tiled.
@@ -57,6 +61,11 @@ def cut_sound(waveform: np.ndarray, sample_rate: int, seconds: float, centre: fl
     samples = round(seconds * sample_rate)
     if len(waveform) < samples:
         return np.tile(waveform, -(-samples // len(waveform)))[:samples]
-    start = round((centre - seconds / 2) * sample_rate)
-    start = min(max(start, 0), len(waveform) - samples)
-    return waveform[start : start + samples]
+    return waveform[_window(len(waveform), samples, sample_rate, centre - seconds / 2)]
+
+
+def _window(length: int, samples: int, sample_rate: int, begin: float) -> slice:
+    if length < samples:
+        return slice(0, length)
+    start = min(max(round(begin * sample_rate), 0), length - samples)
+    return slice(start, start + samples)

@@ -95,11 +95,18 @@ class AVDataset(Dataset):
 
     def _clip(self, clip_id: str) -> dict[str, Any]:
         used = self.selection
-        waveform = media.read_audio(self._audio(clip_id), used.sample_rate)
         share = float(torch.rand(())) if self.train and used.time == "random" else 0.5
-        time = used.moment(len(waveform), share)
+        time = 0.0
+
+        def window(samples: int) -> slice:
+            nonlocal time
+            time = used.moment(samples, share)
+            return used.window(samples, time)
+
+        # Most of a clip's time went into decoding sound that is not used.
+        waveform = media.read_window(self._audio(clip_id), used.sample_rate, window)
         image = media.read_image(self._frame(clip_id, used.frame_number(time)), self.size)
-        sound = used.cut(waveform, time)
+        sound = used.cut(waveform, time) if len(waveform) < round(used.seconds * used.sample_rate) else waveform
         return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(sound)}
 
     def _truth(self, clip_id: str) -> dict[str, Any]:

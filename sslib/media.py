@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,27 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
     if rate != sample_rate:  # from 16 bits in any case: a store holds no more, and must yield the same
         samples = _int16(soxr.resample(samples.astype(np.float32) / 32768, rate, sample_rate, quality="HQ"))
     return samples
+
+
+def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], slice]) -> np.ndarray:
+    """:func:`read_audio`, but only the samples ``window(length)``: FLAC at this rate is sought, not decoded to its end.
+
+    Returns
+    -------
+    int16, as ``read_audio(source, sample_rate)[window(length)]``
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            part = window(file.frames)
+            if file.format == "FLAC" and file.samplerate == sample_rate and 0 <= part.start < part.stop <= file.frames:
+                file.seek(part.start)
+                channels = file.read(part.stop - part.start, dtype="float32", always_2d=True)
+                if len(channels) == part.stop - part.start:
+                    return _int16(channels.mean(axis=1))
+    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):
+        pass  # read_audio says what is wrong
+    waveform = read_audio(source, sample_rate)
+    return waveform[window(len(waveform))]
 
 
 def _int16(waveform: np.ndarray) -> np.ndarray:

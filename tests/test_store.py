@@ -20,9 +20,9 @@ from folders import RATE, Folder, assert_same, iterate, picture, tone
 from torch.utils.data import DataLoader, StackDataset
 from typer.testing import CliRunner
 
-from sslib import datasets, memory, shards, store, verification
+from sslib import datasets, media, memory, shards, store, verification
 from sslib.__main__ import app
-from sslib.clock import Selection
+from sslib.clock import Selection, cut_sound
 from sslib.datasets import AVDataset, LmdbDataset, open_dataset
 from sslib.layout import ClipError
 from sslib.store import Store, StoreError
@@ -145,6 +145,21 @@ def test_clips_larger_than_the_first_map(folder, monkeypatch):
         folder.add(f"{number}", frames=9, sound=np.random.default_rng(number).uniform(-1, 1, 40000))
     assert (store.write(folder.root) / "shard-00000.lmdb").stat().st_size > 4 << 16
     folder.both()
+
+
+def test_only_the_window_of_flac_is_decoded_and_it_is_the_same(folder, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number, seconds in enumerate((0.4, 1.0, 1.1, 7.0)):
+        sound = rng.uniform(-0.9, 0.9, (round(seconds * RATE), 1 + number % 2))
+        folder.add(f"{number}", 7, sound, ".flac", subtype="PCM_24" if number % 2 else "PCM_16")
+    for data in ({}, {"time": 0.0}, {"time": 2.3}, {"time": 99.0}):
+        config = folder.config(**data)
+        for index, clip in enumerate(iterate(AVDataset(config, "all"))):
+            whole = media.read_audio(folder.root / f"audios/{index}.flac", RATE)
+            time = data.get("time", len(whole) / RATE / 2)
+            np.testing.assert_array_equal(clip["waveform"], cut_sound(whole, RATE, 1.0, time))
+    monkeypatch.setattr(media, "read_audio", None)  # the long ones never need all of it
+    assert [len(AVDataset(config, "all")[index]["waveform"]) for index in (1, 2, 3)] == [RATE] * 3
 
 
 # Complete or not there
