@@ -92,29 +92,6 @@ def prepare(
 
 
 @app.command()
-def prepare(
-    raw: Annotated[Path, typer.Argument(metavar="RAW_FOLDER", help="holds videos, in any folders below")],
-    data: Annotated[Path, typer.Argument(metavar="DATA_FOLDER", help="gets frames, sounds and manifest.csv")],
-    fps: Annotated[float, typer.Option(help="frames per second to take")] = 1.0,
-    at: Annotated[float | None, typer.Option(help="take one frame only, at this time in s (VGG-SS: 5.0)")] = None,
-    sample_rate: Annotated[int, typer.Option(help="of the sound, in Hz")] = 24000,
-    max_seconds: Annotated[float, typer.Option(help="longer videos are rejected")] = 60.0,
-    time_limit: Annotated[float, typer.Option(help="seconds that decoding one clip may take")] = 60.0,
-    workers: Annotated[int, typer.Option(help="processes; 0: this one only")] = 1,
-    scheduler: Annotated[str | None, typer.Option(help="address of a Dask scheduler, tcp://HOST:8786")] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="try unchanged rejected clips again")] = False,
-) -> None:
-    """Turn a folder of raw videos into a data folder; running again does what is missing or changed."""
-    with clean_errors():
-        from sslib import prepare as videos
-
-        limits = {"max_seconds": max_seconds, "time_limit": time_limit}
-        where = {"workers": workers, "scheduler": scheduler}
-        rates = {"frame_rate": fps, "at": at, "sample_rate": sample_rate}
-        typer.echo(videos.prepare(raw, data, **rates, **limits, **where, retry=retry))
-
-
-@app.command()
 def store(
     folder: Annotated[Path, typer.Argument(help="holds video_frames/ and audios/")],
     only: Annotated[str, typer.Option(metavar="CONFIG", help="keep only the frame and the sound that it uses")] = "",
