@@ -34,6 +34,7 @@ from sslib.child import Child, ChildStopped
 from sslib.layout import AUDIO_SUFFIXES, JPEG_QUALITY, Layout
 from sslib.manifest import Journal, Row
 from sslib.parallel import each
+from sslib.pictures import SHORT_SIDE
 from sslib.sources import Source, find
 
 SILENT = -80.0  # dBFS: a track whose loudest sample is below (3 of 32768) holds no sound
@@ -143,7 +144,7 @@ def _settings(frame_rate: float, at: float | None, sample_rate: int, max_seconds
         raise ValueError(f"sample_rate is {sample_rate}: it must be between 1000 and 384000 Hz")
     wanted = {"frame_rate": None, "at": float(at)} if at is not None else {"frame_rate": float(frame_rate), "at": None}
     wanted |= {"sample_rate": sample_rate, "max_seconds": float(max_seconds)}
-    content = {**wanted, "short_side": video.SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}
+    content = {**wanted, "short_side": SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return {**wanted, "time_limit": float(time_limit), "digest": digest}
 

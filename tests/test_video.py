@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import videos
 
-from sslib import video
+from sslib import pictures, video
 
 KINDS = {
     "a.mp4": {},
@@ -61,9 +61,9 @@ def test_frames_and_sound_of_every_kind_of_file(tmp_path, name):
 def test_unneeded_pictures_are_not_decoded(tmp_path, monkeypatch):
     path = videos.make(tmp_path / "a.mp4", seconds=4, options={"g": "25", "bf": "0"})
     decoded = []
-    inner = video._Converter
+    inner = pictures.Converter
     monkeypatch.setattr(
-        video, "_Converter", lambda stream: lambda frame: decoded.append(frame.pts) or inner(stream)(frame)
+        pictures, "Converter", lambda stream: lambda frame: decoded.append(frame.pts) or inner(stream)(frame)
     )
     assert numbers(video.read(path, at=3.0)) == [75] and len(decoded) == 1
 
@@ -124,9 +124,9 @@ def test_a_mirrored_picture():
     image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
     one = 1 << 16
     matrix = lambda a, b, c, d: np.array([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30], "i4").tobytes()  # noqa: E731
-    assert np.array_equal(video._upright(image, matrix(-1, 0, 0, 1)), image[:, ::-1])
-    assert np.array_equal(video._upright(image, matrix(1, 0, 0, -1)), image[::-1])
-    assert np.array_equal(video._upright(image, matrix(0, 1, 1, 0)), image.transpose(1, 0, 2))
+    assert np.array_equal(pictures.upright(image, matrix(-1, 0, 0, 1)), image[:, ::-1])
+    assert np.array_equal(pictures.upright(image, matrix(1, 0, 0, -1)), image[::-1])
+    assert np.array_equal(pictures.upright(image, matrix(0, 1, 1, 0)), image.transpose(1, 0, 2))
 
 
 def test_size_and_aspect(tmp_path):
