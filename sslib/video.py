@@ -24,6 +24,14 @@ MAX_PIXELS = 16384 * 8640  # of one picture: twice 8K each way
 MAX_BYTES = 2**30  # compressed pictures and sound of one clip, held in memory
 GAP = 0.05  # s: where sound and its time stamps differ by more, the stamps are right
 CONTAINERS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,rm,mxf,nut,dv,gif,wav,mp3,flac,aac"
+OTHERS = {  # the first bytes of what lies among videos most often
+    b"PK\x03\x04": "a zip archive: unpack it first (sslib.archives)",
+    b"\x1f\x8b": "a gzip archive: unpack it first (sslib.archives)",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89PNG": "a picture",
+    b"<!doctype html": "a web page: a download that failed",
+    b"<html": "a web page: a download that failed",
+}
 
 
 class Video(NamedTuple):
@@ -78,6 +86,8 @@ def read(
             options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
         )
     except (av.FFmpegError, ValueError) as error:
+        if what := _other(path):
+            raise VideoError(f"not a video but {what}") from error
         raise VideoError(f"not a video, or cut off before its contents can be found ({_why(error)})") from error
     with container:
         video, audio, notes = _streams(container)
@@ -97,6 +107,13 @@ def read(
 
 def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
+
+
+def _other(path: Path) -> str | None:
+    """What a file is that is no video, where that is known."""
+    with path.open("rb") as file:
+        first = file.read(64).lstrip()
+    return next((what for mark, what in OTHERS.items() if first.lower().startswith(mark.lower())), None)
 
 
 def _streams(container: av.container.InputContainer) -> tuple[Any, Any, list[str]]:

@@ -7,6 +7,7 @@ import av
 import numpy as np
 
 RATE = 44100
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}  # by number of channels
 
 
 def picture(number: int, width: int = 64, height: int = 48) -> np.ndarray:
@@ -26,6 +27,12 @@ def number(image: np.ndarray) -> int:
 def tone(seconds: float, rate: int = RATE, level: float = 0.25) -> np.ndarray:
     """float32 (1, samples): 440 Hz."""
     return (level * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)[None]
+
+
+def pitch(samples: np.ndarray, rate: int) -> float:
+    """The strongest frequency of a sound (samples,), in Hz."""
+    power = np.abs(np.fft.rfft(samples * np.hanning(len(samples)), 8 * len(samples)))
+    return float(np.argmax(power) * rate / (8 * len(samples)))
 
 
 def click(seconds: float, at: float, rate: int = RATE, width: float = 0.002) -> np.ndarray:
@@ -52,8 +59,13 @@ def make(
     pixels: str = "yuv420p",
     delay: float = 0.0,
     aspect: Fraction | None = None,
+    start: float = 0.0,
 ) -> Path:
-    """Write a video of pictures 0, 1, 2, … at `fps`, or at `stamps` (in ms), and one track for each of `sounds`."""
+    """Write a video of pictures 0, 1, 2, … at `fps`, or at `stamps` (in ms), and one track for each of `sounds`.
+
+    All of it begins at `start` s of the container's clock, the sound `delay` s later; `sounds` are float32 (channels,
+    samples) of 1, 2 or 6 channels.
+    """
     sounds = [tone(seconds, rate)] if sounds is None else sounds
     count = round(seconds * fps) if stamps is None else len(stamps)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,14 +79,15 @@ def make(
             stream.set_display_rotation(rotation)
         tracks = [container.add_stream(audio, rate=rate) for _ in sounds]
         for track, samples in zip(tracks, sounds, strict=True):
-            track.codec_context.layout = "mono" if len(samples) == 1 else "stereo"
+            track.codec_context.layout = LAYOUTS[len(samples)]
         for k in range(count):
             frame = av.VideoFrame.from_ndarray(picture(k % 256, *size), format="rgb24")
-            frame.pts, frame.time_base = (stamps[k] if stamps else k), stream.codec_context.time_base
+            first = round(start / stream.codec_context.time_base)
+            frame.pts, frame.time_base = first + (stamps[k] if stamps else k), stream.codec_context.time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         for track, samples in zip(tracks, sounds, strict=True):
-            _encode(container, track, samples, rate, round(delay * rate))
+            _encode(container, track, samples, rate, round((start + delay) * rate))
     return path
 
 
