@@ -24,6 +24,7 @@ from sslib import checkpoint, datasets, features, losses, metrics
 from sslib import config as configuration
 from sslib.config import Config
 from sslib.model import Output, SoundLocalizer
+from sslib.truth import box_truth
 
 MOMENTUM = 0.01  # of the running frequency with which a node is foreground
 
@@ -164,10 +165,11 @@ def _batches(fabric, config: Config) -> Callable[[int], tuple[int, Any]]:
     """A function of the epoch that gives the number of batches and the batches; incomplete ones are left out."""
     dataset = datasets.open_dataset(config, config.data.train, train=True)
     size = config.training.batch_size
+    fabric.print(f"{config.data.train}: {dataset.present}")
     share = len(dataset) // fabric.world_size
     if share < size:
         raise ValueError(f"training.batch_size {size} is larger than the {share} clips of {config.data.train!r}")
-    if config.data.in_memory:
+    if config.data.decoded:
         clips = datasets.load_in_memory(dataset, fabric.device)
         return lambda epoch: (share // size, _from_memory(clips, size, fabric, _epoch_seed(config, epoch)))
     sampler = DistributedSampler(dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True)
@@ -205,17 +207,19 @@ def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
     """A function that measures a model on the validation list: with boxes where the list has them."""
     dataset = datasets.open_dataset(config, config.data.val)
     annotations = dataset.layout.annotations(config.data.val)
+    fabric.print(f"{config.data.val}: {dataset.present}")
     truth = None
     if all("boxes" in annotations.get(clip_id, {}) for clip_id in dataset.ids):
-        truth = np.stack([metrics.box_map(annotations[i]["boxes"]) for i in dataset.ids]).astype(np.float32)
-    clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else dataset
+        truth = np.stack([box_truth(annotations[i]) for i in dataset.ids]).astype(np.float32)
+    clips = datasets.load_in_memory(dataset, fabric.device) if config.data.decoded else dataset
 
     def validate(model) -> dict[str, float]:
         prediction = predict(model, clips, config, fabric.device)
         row = {"val_loss": prediction.loss, "val_accuracy": prediction.accuracy}
         if truth is not None:
-            row["val_pointing"] = float(metrics.pointing(prediction.maps["similarity"], truth > 0).mean())
-            row["val_success"] = metrics.success_rate(metrics.ciou(prediction.maps["similarity"], truth))
+            maps, seen = prediction.maps["similarity"], truth.any(axis=(1, 2))  # clips without a source have no truth
+            row["val_pointing"] = float(metrics.pointing(maps[seen], truth[seen] > 0).mean())
+            row["val_success"] = metrics.success_rate(metrics.ciou(maps, truth))
         return row
 
     return validate
@@ -229,6 +233,11 @@ class Prediction(NamedTuple):
     audio: np.ndarray  # float32 (N, C), unit length
     loss: float  # localization loss over the batches
     accuracy: float  # share of pictures whose own sound is the best of the batch
+    pairs: np.ndarray | None  # float32 (N, N): cosine of picture (row) and sound (column) where it is highest
+
+
+# Indices of the clips whose sounds are played, or what makes other sounds of a batch's own (int16) and its ids.
+Sound = np.ndarray | Callable[[Tensor, list[str]], Tensor]
 
 
 @torch.no_grad()
@@ -237,42 +246,60 @@ def predict(
     clips: datasets.AVDataset | datasets.InMemory,
     config: Config,
     device: torch.device | str = "cpu",
-    sounds: dict[str, np.ndarray] | None = None,
+    sounds: dict[str, Sound] | None = None,
+    pairs: bool = False,
 ) -> Prediction:
-    """Maps and embeddings of every clip, in order.
+    """Maps and embeddings of every clip, in order. Each picture is encoded once, whatever is played to it.
 
     Parameters
     ----------
     model : a :class:`SoundLocalizer`, on `device`.
-    sounds : other sounds to play: name -> for each clip the index of the clip whose sound it gets. Each name becomes
-        one more kind of map beside ``similarity`` (each clip with its own sound), ``visual_only`` and
-        ``visual_only_mean`` (with the reasoning module).
+    sounds : other sounds to play, by name. Each name becomes one more kind of map beside ``similarity`` (each clip
+        with its own sound), ``visual_only`` and ``visual_only_mean`` (with the reasoning module).
+    pairs : also compare every picture with every sound, for retrieval.
     """
     model.eval()
-    size = config.evaluation.batch_size
-    audio = torch.cat([_encode_sounds(model, batch, config) for batch in _in_order(clips, size, device)])
-    pairings = {"similarity": np.arange(len(audio))} | (sounds or {})
+    vectors = _encode_sounds(model, clips, config, device, sounds or {})
+    audio = vectors["similarity"]
     maps: dict[str, list[Tensor]] = {}
+    best: list[Tensor] = []
     loss = found = place = 0.0
-    for batch in _in_order(clips, size, device):
+    for batch in _in_order(clips, config.evaluation.batch_size, device):
         rows = slice(int(place), int(place) + len(batch["image"]))
         visual = model.encode_image(features.images(batch["image"], config)).float()
-        for name, index in pairings.items():
-            maps.setdefault(name, []).append(model.similarity(visual, audio[torch.as_tensor(index[rows])]).cpu())
+        for name, vector in vectors.items():
+            maps.setdefault(name, []).append(model.similarity(visual, vector[rows]).cpu())
         if model.reasoning is not None:
             node_maps, _ = model.reason(visual)
             maps.setdefault("visual_only", []).append(model.visual_only(node_maps).cpu())
             maps.setdefault("visual_only_mean", []).append(model.visual_only(node_maps, every=True).cpu())
+        if pairs:  # some sounds at a time: all maps of 64 pictures with 5,000 sounds would be 250 MB
+            best.append(torch.cat([losses.pooled_similarity(visual, some) for some in audio.split(512)], dim=1).cpu())
         logits = losses.pooled_similarity(visual, audio[rows], model.scale, config.objective.pool)
         loss += float(losses.localization(logits, config.objective.symmetric)) * len(visual)
         found += int((logits.argmax(dim=1).cpu() == torch.arange(len(logits))).sum())
         place += len(visual)
     arrays = {name: torch.cat(parts).numpy() for name, parts in maps.items()}
-    return Prediction(list(clips.ids), arrays, audio.cpu().numpy(), loss / place, found / place)
+    scores = torch.cat(best).numpy() if pairs else None
+    return Prediction(list(clips.ids), arrays, audio.cpu().numpy(), loss / place, found / place, scores)
 
 
-def _encode_sounds(model, batch: dict[str, Tensor], config: Config) -> Tensor:
-    return model.encode_audio(features.sounds(batch["waveform"], config)).float()
+def _encode_sounds(
+    model, clips: datasets.AVDataset | datasets.InMemory, config: Config, device, sounds: dict[str, Sound]
+) -> dict[str, Tensor]:
+    """Vectors (N, C) of what each clip is to hear: its own sound (``similarity``) and each of `sounds`."""
+    made = {name: make for name, make in sounds.items() if callable(make)}
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("similarity", *made)}
+    place = 0
+    for batch in _in_order(clips, config.evaluation.batch_size, device):
+        own = batch["waveform"]
+        ids, place = list(clips.ids[place : place + len(own)]), place + len(own)
+        for name, part in parts.items():
+            waveform = made[name](own, ids) if name in made else own
+            part.append(model.encode_audio(features.sounds(waveform, config)).float())
+    vectors = {name: torch.cat(part) for name, part in parts.items()}
+    own = vectors["similarity"]
+    return vectors | {name: own[torch.as_tensor(index)] for name, index in sounds.items() if name not in made}
 
 
 def _in_order(clips: datasets.AVDataset | datasets.InMemory, size: int, device) -> Iterator[dict[str, Tensor]]:

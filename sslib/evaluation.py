@@ -1,4 +1,4 @@
-"""From a trained run to its results: maps under every sound condition, controls, measures, intervals; written once.
+"""From a trained run to its results: maps under every sound condition, measures, tables with intervals; written once.
 
 ``run/maps.npz`` holds the raw maps, ``run/clips.csv`` one row per test clip x sound x kind of map, and
 ``run/summary.json`` the tables. Every number and figure of a report derives from these files.
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
 
-from sslib import checkpoint, datasets, engine, metrics, viz
+from sslib import checkpoint, datasets, engine, negatives, tables, viz
 from sslib.config import Config
+from sslib.measures import METHODS, measure
 from sslib.model import SoundLocalizer
+from sslib.tables import CONTROLS, MEASURES, PROTOCOLS, verdict
+from sslib.truth import TestList
 
-# What a row of the tables is: kind of map and sound, and how a table calls it.
-METHODS = {
-    ("similarity", "own"): "model",
-    ("similarity", "shuffled"): "model, shuffled sounds",
-    ("untrained", "own"): "untrained weights",
-    ("visual_only", "none"): "visual-only (foreground nodes)",
-    ("visual_only_mean", "none"): "visual-only (all nodes)",
-    ("whole_image", "none"): "whole image",
-    ("centre_square", "none"): "centre square",
-    ("oracle", "none"): "oracle ranking",
-}
-MEASURES = {
-    "pointing": "pointing accuracy",
-    "miou": "mean IoU, adaptive threshold",
-    "success": "success rate at 0.5, median threshold",
-    "auc": "AUC, median threshold",
-    "success_adaptive": "success rate at 0.5, adaptive threshold",
-    "auc_adaptive": "AUC, adaptive threshold",
-}
-CONTROLS = ("model, shuffled sounds", "visual-only (foreground nodes)", "untrained weights", "centre square")
+__all__ = ["CONTROLS", "MEASURES", "METHODS", "PROTOCOLS", "describe", "evaluate", "predict_all", "verdict", "write"]
 
 
 def evaluate(run: Path, config: Config | None = None) -> Path:
@@ -66,32 +49,90 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     (run / "summary.json").unlink(missing_ok=True)
     torch.manual_seed(config.seed)
     untrained = SoundLocalizer(config.model.model_copy(update={"imagenet": False})).to(device)
-    maps, tables = {}, []
+    maps, levels, threshold = calibrate(model, untrained, config, device)
+    clips, present = [], {}
     for split in config.data.tests:
         dataset = datasets.open_dataset(config, split, annotated=True)
-        arrays = predict_all(model, untrained, dataset, config, device)
-        tables.append(measure(dataset, arrays))
+        arrays = predict_all(model, untrained, dataset, config, device, pairs=True)
+        clips.append(measure(TestList.of(dataset), arrays, levels))
+        del arrays["untrained_image"]  # (N, N): only the ranks that it gave are kept
         maps |= {f"{split}/{name}": array for name, array in arrays.items()} | {f"{split}/ids": np.array(dataset.ids)}
-    clips = pd.concat(tables, ignore_index=True)
+        present[split] = {"present": dataset.present, "missing": dataset.missing}
     np.savez_compressed(run / "maps.npz", **maps)
-    clips.to_csv(run / "clips.csv", index=False)
-    history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
     thumbnail(config, maps).savefig(run / "thumbnail.png", dpi=100)
-    summary = summarize(clips, config) | describe(config, history)
-    partial = run / "summary.json.tmp"
-    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    return partial.replace(run / "summary.json")
+    history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
+    about = describe(config) | {"training": training(config, history), "present": present, "threshold": threshold}
+    return write(run, pd.concat(clips, ignore_index=True), config, about)
 
 
 def predict_all(
-    model: SoundLocalizer, untrained: SoundLocalizer, dataset: datasets.AVDataset, config: Config, device: str
+    model: SoundLocalizer,
+    untrained: SoundLocalizer,
+    dataset: datasets.AVDataset,
+    config: Config,
+    device: str,
+    pairs: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Raw maps of every clip with its own and with another sound, without sound, and by untrained weights."""
-    classes = [dataset.annotations[clip_id].get("class", clip_id) for clip_id in dataset.ids]
-    other = shuffled(classes, config.seed)
-    trained = engine.predict(model, dataset, config, device, {"shuffled": other})
-    blank = engine.predict(untrained, dataset, config, device)
-    return trained.maps | {"untrained": blank.maps["similarity"], "audio": trained.audio, "shuffled_with": other}
+    """Raw maps of every clip with its own and with other sounds, without sound, and by untrained weights.
+
+    Names are those of :func:`sslib.negatives.array_name`; with `pairs`, ``image`` compares all pictures with all
+    sounds; ``shuffled_with`` and ``offscreen_with`` say whose sound was played.
+    """
+    sounds = negatives.other_sounds(TestList.of(dataset), config.seed)
+    clips = datasets.load_in_memory(dataset, device) if config.data.decoded else dataset
+    trained = engine.predict(model, clips, config, device, sounds, pairs)
+    unheard = {name: sound for name, sound in sounds.items() if name in negatives.NEGATIVES}
+    blank = engine.predict(untrained, clips, config, device, unheard, pairs)
+    arrays = trained.maps | {"audio": trained.audio}
+    if pairs:
+        arrays |= {"image": trained.pairs, "untrained_image": blank.pairs}
+    arrays |= {negatives.array_name("untrained", "own"): blank.maps["similarity"]}
+    arrays |= {negatives.array_name("untrained", name): blank.maps[name] for name in unheard}
+    return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
+
+
+def calibrate(
+    model: SoundLocalizer, untrained: SoundLocalizer, config: Config, device: str
+) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+    """The universal threshold from negative sounds on the validation list, never from a clip of a test list.
+
+    Returns
+    -------
+    The maps it came from (for ``maps.npz``), the threshold of each kind of map, and where it came from in words.
+    Without a validation list there is none, and what needs it stays empty.
+    """
+    split = config.data.val
+    layout = datasets.Layout(config.data.root)
+    tested = {clip_id for name in config.data.tests for clip_id in layout.ids(name)}
+    try:
+        dataset = datasets.open_dataset(config, split)
+    except (FileNotFoundError, ValueError) as error:
+        reason = str(error)
+    else:
+        used = np.array([clip_id not in tested for clip_id in dataset.ids])
+        reason = f"all clips of {split!r} are test clips"
+    if "dataset" not in locals() or not used.any():
+        warnings.warn(f"no universal threshold: {reason}", stacklevel=2)
+        return {}, {}, {"value": None, "list": split, "clips": 0, "reason": reason}
+    arrays = predict_all(model, untrained, dataset, config, device)
+    ids = np.array(dataset.ids)[used]
+    kept = {name: array[used] for name, array in arrays.items()}
+    levels = negatives.thresholds(kept)
+    names = [name for name in negatives.NEGATIVES if name in kept]
+    said = {"value": levels["similarity"], "list": split, "clips": len(ids), "kinds": names, "quantile": 0.75}
+    said |= {"levels": levels, "present": dataset.present, "missing": dataset.missing}
+    return {f"{split}/{name}": kept[name] for name in names} | {f"{split}/ids": ids}, levels, said
+
+
+def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, Any]) -> Path:
+    """Write ``clips.csv`` and, in one step and last, ``summary.json`` with its tables; the path of the latter."""
+    (folder / "summary.json").unlink(missing_ok=True)
+    clips.to_csv(folder / "clips.csv", index=False)
+    found = tables.summarize(clips, config.evaluation, config.seed)
+    summary = found | {"headline": headline(found["tables"], found["differences"])} | about
+    partial = folder / "summary.json.tmp"
+    partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return partial.replace(folder / "summary.json")
 
 
 def thumbnail(config: Config, maps: dict[str, np.ndarray], columns: int = 6) -> Figure:
@@ -109,137 +150,24 @@ def thumbnail(config: Config, maps: dict[str, np.ndarray], columns: int = 6) -> 
     )
 
 
-def shuffled(classes: list[str], seed: int = 0) -> np.ndarray:
-    """For each clip the index of a random other clip whose sound is of another class (int (N,)).
-
-    Raises
-    ------
-    ValueError
-        When all clips are of one class.
-    """
-    labels, rng = np.asarray(classes), np.random.default_rng(seed)
-    if len(np.unique(labels)) < 2:
-        raise ValueError("sounds can only be shuffled between at least two classes")
-    return np.array([rng.choice(np.flatnonzero(labels != label)) for label in labels])
-
-
-def truth(dataset: datasets.AVDataset) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Ground truth of a test list at 224 x 224: box maps, masks, and whether all clips have a mask.
-
-    Where masks are not known the boxes stand in for them (pointing), and no mean IoU is computed.
-    """
-    boxes = np.stack([metrics.box_map(dataset.annotations[i]["boxes"]) for i in dataset.ids]).astype(np.float32)
-    masks, complete = boxes > 0, True
-    for row, clip_id in enumerate(dataset.ids):
-        path = dataset.layout.mask(clip_id)
-        if not path.is_file():
-            complete = False
-            continue
-        with Image.open(path) as image:
-            mask = image.convert("L").resize((metrics.GRID, metrics.GRID), Image.Resampling.NEAREST)
-        masks[row] = np.asarray(mask) > 127
-    return boxes, masks, complete
-
-
-def measure(dataset: datasets.AVDataset, arrays: dict[str, np.ndarray]) -> pd.DataFrame:
-    """One row per clip x sound x kind of map, with every measure that one clip can have."""
-    boxes, masks, complete = truth(dataset)
-    about = pd.DataFrame([_about(dataset, clip_id) for clip_id in dataset.ids])
-    about["area"] = boxes.mean(axis=(1, 2))
-    tables = []
-    for (kind, sound), heatmaps in _methods(arrays, boxes):
-        # The bound for pixels knows the pixels, the bound for boxes the boxes.
-        pixels = metrics.oracle(masks) if kind == "oracle" else heatmaps
-        median = metrics.ciou(heatmaps, boxes)
-        adaptive = metrics.ciou(heatmaps, boxes, "adaptive")
-        values = {
-            "map": kind,
-            "sound": sound,
-            "ciou": median,
-            "success": np.where(np.isnan(median), np.nan, median >= 0.5),
-            "auc": metrics.auc_share(median),
-            "ciou_adaptive": adaptive,
-            "success_adaptive": np.where(np.isnan(adaptive), np.nan, adaptive >= 0.5),
-            "auc_adaptive": metrics.auc_share(adaptive),
-            "pointing": metrics.pointing(pixels, masks),
-            "miou": metrics.ciou(pixels, masks, "adaptive") if complete else np.nan,
-        }
-        tables.append(about.assign(**values))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _about(dataset: datasets.AVDataset, clip_id: str) -> dict[str, Any]:
-    annotation = dataset.annotations[clip_id]
-    objects = annotation.get("objects")
-    return {
-        "split": dataset.split,
-        "part": "all" if objects is None else f"{len(objects)} object{'s' if len(objects) > 1 else ''}",
-        "clip_id": clip_id,
-        "class": annotation.get("class", ""),
-        "recording": annotation.get("recording", clip_id),
-        "scene": annotation.get("scene", clip_id),
-    }
-
-
-def _methods(arrays: dict[str, np.ndarray], boxes: np.ndarray) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Every kind of map, the controls included, that there is for these clips."""
-    names = {("similarity", "own"): "similarity", ("similarity", "shuffled"): "shuffled"}
-    controls = {"whole_image": metrics.whole_image, "centre_square": metrics.centre_square}
-    for kind, sound in METHODS:
-        if kind in controls:
-            yield (kind, sound), controls[kind](len(boxes))
-        elif kind == "oracle":
-            yield (kind, sound), metrics.oracle(boxes)
-        elif (name := names.get((kind, sound), kind)) in arrays:
-            yield (kind, sound), arrays[name]
-
-
-def summarize(clips: pd.DataFrame, config: Config) -> dict[str, Any]:
-    """Means with intervals of every part and method, and paired differences of the model to its controls."""
-    tables, differences = [], []
-    clips = clips.assign(method=[METHODS[key] for key in zip(clips["map"], clips["sound"], strict=True)])
-    for (split, part), group in clips.groupby(["split", "part"], sort=False):
-        where = {"split": split, "part": part}
-        by_method = {method: rows.set_index("clip_id") for method, rows in group.groupby("method", sort=False)}
-        for method, rows in by_method.items():
-            for measure_name in MEASURES:
-                interval = _interval(rows[measure_name], rows["recording"], config)
-                if interval["clips"]:
-                    tables.append(where | {"method": method, "measure": measure_name} | interval)
-        model = by_method["model"]
-        for control in CONTROLS:
-            if control not in by_method:
-                continue
-            for measure_name in MEASURES:
-                gain = model[measure_name] - by_method[control].loc[model.index, measure_name]
-                interval = _interval(gain, model["recording"], config)
-                if interval["clips"]:
-                    differences.append(where | {"control": control, "measure": measure_name} | interval)
-    return {"tables": tables, "differences": differences, "headline": _headline(tables, differences)}
-
-
-def _interval(values: pd.Series, recordings: pd.Series, config: Config) -> dict[str, Any]:
-    evaluation = config.evaluation
-    interval = metrics.bootstrap(values, recordings.to_list(), evaluation.resamples, evaluation.confidence, config.seed)
-    return interval._asdict()
-
-
-def _headline(tables: list[dict], differences: list[dict]) -> list[dict[str, Any]]:
+def headline(rows: list[dict], differences: list[dict]) -> list[dict[str, Any]]:
     """The few numbers that stand for a run in the list of experiments."""
     lines = []
-    for row in tables:
-        if row["method"] == "model" and row["measure"] in ("pointing", "success"):
+    for row in rows:
+        whole = (row["protocol"], row["measure"]) in {("masks", "pointing"), ("localization", "success")}
+        if row["method"] == tables.MODEL and whole:
             lines.append({"label": f"{MEASURES[row['measure']]}: {row['split']}, {row['part']}"} | row)
     for row in differences:
-        if row["control"] == "model, shuffled sounds" and row["measure"] == "pointing":
+        gained = (row["protocol"], row["control"], row["measure"])
+        if gained == ("masks", METHODS["similarity", "shuffled"], "pointing"):
             lines.append({"label": f"pointing gained by the right sound: {row['split']}, {row['part']}"} | row)
     return [
         {key: line[key] for key in ("label", "value", "low", "high", "clips")} | {"unit": "share"} for line in lines
     ]
 
 
-def describe(config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the results are of: experiment, data, training."""
+def describe(config: Config) -> dict[str, Any]:
+    """What the results are of: experiment and data."""
     info = datasets.Layout(config.data.root).info()
     return {
         "exp": f"{config.exp_prefix}/{config.exp_name}",
@@ -249,10 +177,10 @@ def describe(config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
             "digest": info.get("digest", ""),
             "missing": info.get("missing", []),
         },
-        "training": {
-            "seed": config.seed,
-            "epochs": len(history),
-            "seconds": round(sum(row["seconds"] for row in history), 1),
-            "last": history[-1],
-        },
     }
+
+
+def training(config: Config, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """How the model was trained."""
+    seconds = round(sum(row["seconds"] for row in history), 1)
+    return {"seed": config.seed, "epochs": len(history), "seconds": seconds, "last": history[-1]}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from sslib.heatmaps import GRID, Ids, check_finite, per_clip
 from sslib.metrics import AUC_THRESHOLDS
@@ -134,15 +134,29 @@ def retrieval(
         raise ValueError(f"{len(similarity)} clips, but {len(labels)} labels")
     check_finite(similarity, ids)
     labels = np.arange(len(similarity)) if labels is None else np.unique(np.asarray(labels), return_inverse=True)[1]
-    return Ranks(_ranks(similarity, labels), _ranks(similarity.T, labels))
+    return ranks(similarity, labels[:, None] == labels[None, :])
 
 
-def _ranks(similarity: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    ranks = np.empty(len(similarity), dtype=np.int64)
-    for query, row in enumerate(similarity):
-        right = labels == labels[query]
-        ranks[query] = 1 + np.count_nonzero(row[~right] >= row[right].max())
-    return ranks
+def ranks(similarity: Float[np.ndarray, "N M"], right: Bool[np.ndarray, "N M"]) -> Ranks:
+    """:func:`retrieval` where `right` says which sounds (columns) are right for which images (rows).
+
+    A picture of two things is a right answer for the sounds of both, which no single label of it could say.
+    """
+    return Ranks(_ranks(similarity, right), _ranks(similarity.T, right.T))
+
+
+def _ranks(similarity: np.ndarray, right: np.ndarray) -> np.ndarray:
+    found = np.empty(len(similarity), dtype=np.int64)
+    for query, (row, answers) in enumerate(zip(similarity, right, strict=True)):
+        found[query] = 1 + np.count_nonzero(row[~answers] >= row[answers].max())
+    return found
+
+
+def chance_at(right: Int[np.ndarray, " N"], count: int, k: int) -> Float[np.ndarray, " N"]:
+    """R@k of a random order, with `right` right answers among `count`: ``1 - C(count - right, k) / C(count, k)``."""
+    drawn = np.arange(min(k, count))
+    wrong = np.clip(count - np.asarray(right)[:, None] - drawn, 0, None) / (count - drawn)
+    return 1 - wrong.prod(axis=1)
 
 
 def recall_at(ranks: Int[np.ndarray, " N"], k: int) -> Float[np.ndarray, " N"]:
