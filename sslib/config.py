@@ -56,7 +56,8 @@ class Stamps(Section):
 class Data(Section):
     """Where the clips are and what part of a clip is used."""
 
-    root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations.json")
+    root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations/")
+    raw: Path | None = Field(None, description="a folder of raw videos that notebook 01 prepares into root")
     loader: Literal["folders", "lmdb"] = "folders"
     in_memory: bool | Literal["decoded", "encoded"] = Field(
         False, description="true or decoded: pictures and sounds on the training device; encoded: JPEG and FLAC bytes"
@@ -193,6 +194,8 @@ class Config(Section):
             raise ValueError(
                 "data.in_memory cuts each decoded clip once: use encoded, or data.time 'middle' or a number of seconds"
             )
+        if self.data.raw and self.data.stamps:
+            raise ValueError("data.raw and data.stamps both fill data.root: give one of them")
         return self
 
     def digest(self, *sections: str) -> str:
@@ -286,6 +289,8 @@ def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> 
     except ValidationError as error:
         raise ConfigError(f"{name}:\n" + "\n".join(_fault(e) for e in error.errors())) from None
     data = config.data.model_copy(update={"root": root / config.data.root})
+    if data.raw:
+        data = data.model_copy(update={"raw": root / data.raw})
     if data.stamps and data.stamps.media:
         data = data.model_copy(update={"stamps": data.stamps.model_copy(update={"media": root / data.stamps.media})})
     model = config.model
@@ -309,7 +314,7 @@ def portable(config: Config) -> dict[str, Any]:
         root = repository_root()
     except FileNotFoundError:
         return values
-    for section, key in (("data", "root"), ("model", "imagenet")):
+    for section, key in (("data", "root"), ("data", "raw"), ("model", "imagenet")):
         values[section][key] = _relative(values[section][key], root)
     if values["data"]["stamps"]:
         values["data"]["stamps"]["media"] = _relative(values["data"]["stamps"]["media"], root)

@@ -117,7 +117,24 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
                 count += 1
                 alt = caption if count == 1 else f"{caption} (figure {count})"
                 output.metadata.setdefault(kind, NotebookNode()).setdefault("alt", alt)
+    notebook.cells = _without_empty_parts(notebook.cells)
     return notebook
+
+
+def _without_empty_parts(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Leave out a text tagged ``optional``, with its code up to the next text, where that code showed nothing.
+
+    A notebook for several kinds of data has such parts: what does not concern this one is not printed.
+    """
+    kept: list[NotebookNode] = []
+    part: list[NotebookNode] = []
+    for cell in [*cells, None]:
+        if cell is None or cell.cell_type == "markdown":
+            if part and ("optional" not in tags(part[0]) or any(code.get("outputs") for code in part)):
+                kept += part
+            part = []
+        part += [cell] if cell is not None else []
+    return kept
 
 
 def tags(cell: NotebookNode) -> list[str]:

@@ -66,6 +66,7 @@ def test_all_faults_are_named_at_once(tmp_path):
         ({"model": {"nodes": 4}}, "model.nodes"),
         ({"front_end": {"window": 100, "hop": 200}}, "front_end.hop"),
         ({"data": {"in_memory": True, "time": "random"}}, "data.in_memory"),
+        ({"data": {"raw": "videos", "stamps": {}}}, "data.raw and data.stamps"),
     ],
 )
 def test_parts_that_do_not_fit(tmp_path, values, says):
@@ -114,11 +115,12 @@ def test_a_written_configuration_holds_in_another_clone(tmp_path, monkeypatch):
         (tmp_path / name / "notebooks").mkdir()
         (tmp_path / name / "sslib" / "config.py").touch()
     monkeypatch.chdir(tmp_path / "one")
-    (tmp_path / "one" / "a.yaml").write_text(yaml.safe_dump(NAMED | {"data": {"root": "data/x"}}))
+    (tmp_path / "one" / "a.yaml").write_text(yaml.safe_dump(NAMED | {"data": {"root": "data/x", "raw": "raw/x"}}))
     first = config.load(tmp_path / "one" / "a.yaml")
     (tmp_path / "two" / "b.yaml").write_text(config.dump(first))
     assert first.data.root == tmp_path / "one/data/x"
-    assert config.load(tmp_path / "two" / "b.yaml").data.root == tmp_path / "two/data/x"
+    second = config.load(tmp_path / "two" / "b.yaml").data
+    assert (second.root, second.raw) == (tmp_path / "two/data/x", tmp_path / "two/raw/x")
     outside = first.model_copy(update={"data": first.data.model_copy(update={"root": tmp_path / "far"})})
     (tmp_path / "two" / "b.yaml").write_text(config.dump(outside))
     assert config.load(tmp_path / "two" / "b.yaml").data.root == tmp_path / "far"

@@ -282,6 +282,18 @@ def test_text_alternatives():
     assert pages.sentence("") == ""
 
 
+def test_optional_parts_that_show_nothing_are_left_out():
+    optional = {"tags": ["optional"]}
+    shown = nbformat.v4.new_output("display_data", {"text/plain": "a table"})
+    erased = nbformat.v4.new_output("stream", text="\n")
+    cells = [new_markdown_cell("# Title"), new_markdown_cell("empty", metadata=optional), new_code_cell("a = 1")]
+    cells += [new_markdown_cell("erased", metadata=optional), new_code_cell("b = 1", outputs=[erased])]
+    cells += [new_markdown_cell("full", metadata=optional), new_code_cell("c = 1"), new_code_cell("d", outputs=[shown])]
+    cells += [new_markdown_cell("plain"), new_code_cell("e = 1")]
+    left = [cell.source for cell in pages.tidy(new_notebook(cells=cells)).cells]
+    assert left == ["# Title", "full", "c = 1", "d", "plain", "e = 1"]
+
+
 @pytest.mark.browser
 def test_browser_asks_for_nothing(finished):
     chromium = shutil.which("chromium")
