@@ -139,12 +139,17 @@ def _announce(plan: _Plan, todo: list[Shard]) -> None:
     free = shutil.disk_usage(first.target.parent).free
     missing = len(plan.meta["missing"])
     there = f" ({missing:,} more are missing, see meta.json)" if missing else ""
+    count = f"{len(plan.shards)} shard{'s' * (len(plan.shards) != 1)}"
     print(
-        f"{first.target.parent}: {len(plan.sizes):,} clips{there} in {len(plan.shards)} shards, {len(todo)} of them to "
-        f"write: about {need / 1e9:.2f} GB; {free / 1e9:.2f} GB are free"
+        f"{first.root.name}/{NAME}: {len(plan.sizes):,} clips{there} in {count}, {len(todo)} of them to write: "
+        f"about {_size(need)}; {_size(free)} are free"
     )
     if need > free:
-        raise StoreError(f"{first.root} has room for {free / 1e9:.2f} GB, the store needs about {need / 1e9:.2f} GB")
+        raise StoreError(f"{first.root} has room for {_size(free)}, the store needs about {_size(need)}")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def estimate(root: Path, sizes: dict[str, int], selection: Selection | None = None) -> int:

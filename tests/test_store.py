@@ -459,7 +459,7 @@ def test_estimate_of_sounds_that_grow_and_many_clips(folder):
 
 def test_full_disk_is_seen_before_anything_is_written(many, monkeypatch, capsys):
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 5000, 5000))
-    with pytest.raises(StoreError, match=r"room for 0\.00 GB, the store needs about"):
+    with pytest.raises(StoreError, match=r"room for 0\.0 MB, the store needs about"):
         store.write(many.root)
     assert names(many.root) == []
     assert "3 shards, 3 of them to write: about" in capsys.readouterr().out
