@@ -56,16 +56,66 @@ def train(
 
 @app.command()
 def evaluate(
-    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="an experiment's run/checkpoint.pt")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="a checkpoint, maps by clip id, or runs")],
+    config: Annotated[str, typer.Option(metavar="CONFIG", help="of maps: where the test data lie")] = "",
+    name: Annotated[str, typer.Option("--list", metavar="NAME", help="of maps: test list (default: the first)")] = "",
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where to write; default: beside the maps")] = None,
+    compare: Annotated[bool, typer.Option("--compare", help="the PATHs are finished runs: compare them")] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
-    """Evaluate a checkpoint on its test lists; write clips.csv, maps.npz and summary.json beside it."""
-    with clean_errors():
-        from sslib import checkpoint, evaluation
+    """Evaluate a checkpoint (run/checkpoint.pt) or maps of any model (a folder or .npz), or compare finished runs.
 
-        values = checkpoint.load_checkpoint(path)["config"]
-        settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
-        typer.echo(evaluation.evaluate(path.parent, settings))
+    Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. How maps are named: sslib/foreign.py.
+    """
+    with clean_errors():
+        if compare:
+            _compare(paths, out, changes)
+            return
+        for path in paths:
+            several = out / path.stem if out and len(paths) > 1 else out
+            if path.is_dir() or path.suffix in (".npz", ".npy"):
+                _evaluate_maps(path, config, name, several, changes)
+            elif config or name or out:
+                raise ConfigError(f"{path}: --config, --list and --out are for maps; a checkpoint has its own (--set)")
+            else:
+                _evaluate_checkpoint(path, changes)
+
+
+def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
+    from sslib import checkpoint, evaluation
+
+    values = checkpoint.load_checkpoint(path)["config"]
+    settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
+    typer.echo(evaluation.evaluate(path.parent, settings))
+
+
+def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes: list[str]) -> None:
+    if not config:
+        raise ConfigError(f"{path}: maps need --config CONFIG, which says where their test data lie")
+    import json
+
+    from sslib import foreign, tables
+
+    settings = load(config, overrides(changes))
+    folder = out or path.with_name(f"{path.stem}-evaluation")
+    summary, present = foreign.evaluate(path, settings, name or settings.data.tests[0], folder)
+    rows = json.loads(summary.read_text(encoding="utf-8"))["tables"]
+    typer.echo(f"{present}\n\n{tables.as_text([row for row in rows if row['protocol'] != 'class'])}\n\n{summary}")
+
+
+def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
+    from sslib import comparison
+
+    changed = overrides(changes)
+    if unused := sorted(set(changed) - {"evaluation"}):
+        raise ConfigError(f"--compare: nothing but evaluation.* has a meaning here, not {', '.join(unused)}")
+    names = {"exp_prefix": "comparison", "exp_name": "comparison"}
+    table = comparison.compare(paths, resolve(names | changed, Path.cwd(), "--set").evaluation)
+    typer.echo(comparison.as_text(table))
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        table.to_csv(out / "comparison.csv", index=False)
+        typer.echo(f"\n{out / 'comparison.csv'}")
 
 
 @app.command()

@@ -13,21 +13,21 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sslib import metrics
+from sslib import metrics, tables
 from sslib.config import Evaluation
-from sslib.evaluation import MEASURES, METHODS
+from sslib.names import MEASURES, METHODS
 
 PLACE = ["split", "part"]
 
 
 def collect(runs: dict[tuple[str, int], Path]) -> pd.DataFrame:
     """``clips.csv`` of every run under its variant and seed, with the name of the method as in all tables."""
-    tables = []
+    collected = []
     for (variant, seed), run in runs.items():
-        rows = pd.read_csv(run / "clips.csv", keep_default_na=False, na_values=[""])
+        rows = tables.read(run / "clips.csv")
         methods = [METHODS[key] for key in zip(rows["map"], rows["sound"], strict=True)]
-        tables.append(rows.assign(variant=variant, seed=seed, method=methods))
-    return pd.concat(tables, ignore_index=True)
+        collected.append(rows.assign(variant=variant, seed=seed, method=methods))
+    return pd.concat(collected, ignore_index=True)
 
 
 def measured(clips: pd.DataFrame, measures: Sequence[str], evaluation: Evaluation) -> pd.DataFrame:
@@ -93,10 +93,7 @@ def verdict(low: float, high: float, seeds: Sequence[float], confidence: float =
 
 def text(row: pd.Series | dict, sign: bool = False) -> str:
     """A share with its interval in percent: ``61.2 [55.0, 67.1]``."""
-    if not np.isfinite(row["value"]):
-        return "–"
-    form = "+.1f" if sign else ".1f"
-    return f"{100 * row['value']:{form}} [{100 * row['low']:{form}}, {100 * row['high']:{form}}]".replace("-", "−")
+    return tables.percent(row, sign)
 
 
 def label(measure: str) -> str:

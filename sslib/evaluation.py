@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from sslib import checkpoint, datasets, engine, negatives, tables, viz
+from sslib import checkpoint, datasets, engine, names, negatives, tables, viz
 from sslib.config import Config
-from sslib.measures import METHODS, measure
+from sslib.measures import measure
 from sslib.model import SoundLocalizer
-from sslib.tables import CONTROLS, MEASURES, PROTOCOLS, verdict
+from sslib.names import CONTROLS, MEASURES, METHODS, MODEL, PROTOCOLS
+from sslib.tables import verdict
 from sslib.truth import TestList
 
 __all__ = ["CONTROLS", "MEASURES", "METHODS", "PROTOCOLS", "describe", "evaluate", "predict_all", "verdict", "write"]
@@ -75,19 +76,19 @@ def predict_all(
 ) -> dict[str, np.ndarray]:
     """Raw maps of every clip with its own and with other sounds, without sound, and by untrained weights.
 
-    Names are those of :func:`sslib.negatives.array_name`; with `pairs`, ``image`` compares all pictures with all
+    Names are those of :func:`sslib.names.array_name`; with `pairs`, ``image`` compares all pictures with all
     sounds; ``shuffled_with`` and ``offscreen_with`` say whose sound was played.
     """
     sounds = negatives.other_sounds(TestList.of(dataset), config.seed)
     clips = datasets.load_in_memory(dataset, device) if config.data.decoded else dataset
     trained = engine.predict(model, clips, config, device, sounds, pairs)
-    unheard = {name: sound for name, sound in sounds.items() if name in negatives.NEGATIVES}
+    unheard = {name: sound for name, sound in sounds.items() if name in names.NEGATIVES}
     blank = engine.predict(untrained, clips, config, device, unheard, pairs)
     arrays = trained.maps | {"audio": trained.audio}
     if pairs:
         arrays |= {"image": trained.pairs, "untrained_image": blank.pairs}
-    arrays |= {negatives.array_name("untrained", "own"): blank.maps["similarity"]}
-    arrays |= {negatives.array_name("untrained", name): blank.maps[name] for name in unheard}
+    arrays |= {names.array_name("untrained", "own"): blank.maps["similarity"]}
+    arrays |= {names.array_name("untrained", name): blank.maps[name] for name in unheard}
     return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
 
 
@@ -102,26 +103,31 @@ def calibrate(
     Without a validation list there is none, and what needs it stays empty.
     """
     split = config.data.val
-    layout = datasets.Layout(config.data.root)
-    tested = {clip_id for name in config.data.tests for clip_id in layout.ids(name)}
-    try:
-        dataset = datasets.open_dataset(config, split)
-    except (FileNotFoundError, ValueError) as error:
-        reason = str(error)
-    else:
-        used = np.array([clip_id not in tested for clip_id in dataset.ids])
-        reason = f"all clips of {split!r} are test clips"
-    if "dataset" not in locals() or not used.any():
+    dataset, used, reason = _untested(config)
+    if dataset is None or not used.any():
         warnings.warn(f"no universal threshold: {reason}", stacklevel=2)
         return {}, {}, {"value": None, "list": split, "clips": 0, "reason": reason}
     arrays = predict_all(model, untrained, dataset, config, device)
     ids = np.array(dataset.ids)[used]
     kept = {name: array[used] for name, array in arrays.items()}
     levels = negatives.thresholds(kept)
-    names = [name for name in negatives.NEGATIVES if name in kept]
-    said = {"value": levels["similarity"], "list": split, "clips": len(ids), "kinds": names, "quantile": 0.75}
+    kinds = [name for name in names.NEGATIVES if name in kept]
+    said = {"value": levels["similarity"], "list": split, "clips": len(ids), "kinds": kinds, "quantile": 0.75}
     said |= {"levels": levels, "present": dataset.present, "missing": dataset.missing}
-    return {f"{split}/{name}": kept[name] for name in names} | {f"{split}/ids": ids}, levels, said
+    return {f"{split}/{name}": kept[name] for name in kinds} | {f"{split}/ids": ids}, levels, said
+
+
+def _untested(config: Config) -> tuple[datasets.AVDataset | None, np.ndarray, str]:
+    """The validation list, which of its clips are in no test list, and why there may be none."""
+    try:
+        dataset = datasets.open_dataset(config, config.data.val)
+    except (FileNotFoundError, ValueError) as error:
+        if config.data.require_all:
+            raise
+        return None, np.zeros(0, dtype=bool), str(error)
+    tested = {clip_id for name in config.data.tests for clip_id in dataset.layout.ids(name)}
+    used = np.array([clip_id not in tested for clip_id in dataset.ids])
+    return dataset, used, f"all clips of {config.data.val!r} are test clips"
 
 
 def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, Any]) -> Path:
@@ -155,7 +161,7 @@ def headline(rows: list[dict], differences: list[dict]) -> list[dict[str, Any]]:
     lines = []
     for row in rows:
         whole = (row["protocol"], row["measure"]) in {("masks", "pointing"), ("localization", "success")}
-        if row["method"] == tables.MODEL and whole:
+        if row["method"] == MODEL and whole:
             lines.append({"label": f"{MEASURES[row['measure']]}: {row['split']}, {row['part']}"} | row)
     for row in differences:
         gained = (row["protocol"], row["control"], row["measure"])

@@ -6,34 +6,19 @@ model of ours or anybody's, is not known here. Controls that need no model are a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
 from sslib import detection, metrics, protocols, truth
-from sslib.negatives import NEGATIVES, array_name
+from sslib.names import METHODS, NEGATIVES, array_name, recall_names
 from sslib.truth import TestList, Truth
 
-# What a row is: kind of map and sound, and how tables call it.
-METHODS = {
-    ("similarity", "own"): "model",
-    ("similarity", "shuffled"): "model, shuffled sounds",
-    ("untrained", "own"): "untrained weights",
-    ("visual_only", "none"): "visual-only (foreground nodes)",
-    ("visual_only_mean", "none"): "visual-only (all nodes)",
-    ("whole_image", "none"): "whole image",
-    ("centre_square", "none"): "centre square",
-    ("oracle", "none"): "oracle ranking",
-    ("random_order", "none"): "random order",
-    **{("similarity", sound): f"model, {sound}" for sound in NEGATIVES},
-    **{("untrained", sound): f"untrained weights, {sound}" for sound in NEGATIVES},
-}
 FREE = ("whole_image", "centre_square", "oracle")  # controls that no model is needed for
 SUFFIXES: dict[metrics.Threshold, str] = {
     "median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive",
 }  # fmt: skip
-RANKS = (1, 5, 10)
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
 AVSBENCH_LEVEL = 127  # of 0 … 254: the threshold 0.5
 
@@ -43,7 +28,7 @@ def measure(clips: TestList, arrays: Mapping[str, np.ndarray], levels: Mapping[s
 
     Parameters
     ----------
-    arrays : maps (N, h, w) by :func:`sslib.negatives.array_name`; with ``image`` (and ``untrained_image``), scores
+    arrays : maps (N, h, w) by :func:`sslib.names.array_name`; with ``image`` (and ``untrained_image``), scores
         (N, N) of every picture with every sound, there is retrieval.
     levels : kind of map -> universal threshold; without one, what needs it is NaN.
 
@@ -143,14 +128,6 @@ def _mask_columns(curves: np.ndarray, iou: np.ndarray, parts: pd.Series, masked:
         if len(rows):
             value[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
     return {"f": value, "miou_half": iou}
-
-
-def recall_names() -> Iterator[tuple[str, bool, str, int]]:
-    """Column, class-aware or not, direction and k of every measure of retrieval."""
-    for of_class in (False, True):
-        for direction in protocols.Ranks._fields:
-            for k in RANKS:
-                yield f"{'class_' if of_class else ''}r{k}_{direction}", of_class, direction, k
 
 
 def _with_retrieval(

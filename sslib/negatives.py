@@ -15,10 +15,9 @@ from jaxtyping import Int16
 from torch import Tensor
 
 from sslib import engine
+from sslib.names import NEGATIVES, array_name
 from sslib.protocols import universal_threshold
 from sslib.truth import TestList
-
-NEGATIVES = ("silence", "noise", "offscreen")
 
 
 def other_sounds(clips: TestList, seed: int = 0) -> dict[str, engine.Sound]:
@@ -85,10 +84,3 @@ def thresholds(maps: dict[str, np.ndarray]) -> dict[str, float]:
         if kind in maps:
             found[kind] = universal_threshold({"any": maps[kind]})
     return found
-
-
-def array_name(kind: str, sound: str) -> str:
-    """What the array of a kind of map under a sound is called in ``maps.npz``."""
-    if sound in ("own", "none"):
-        return kind
-    return sound if kind == "similarity" else f"{kind}_{sound}"

@@ -75,7 +75,7 @@ def read(clips: TestList, rows: slice = slice(None)) -> Truth:
     masks = boxes > 0
     for row, clip_id in enumerate(ids):
         path = clips.layout.mask(clip_id)
-        if path.is_file():
+        if clips.annotations[clip_id]["boxes"] and path.is_file():  # without a source no pixel is one
             with Image.open(path) as image:
                 mask = image.convert("L").resize((metrics.GRID, metrics.GRID), Image.Resampling.NEAREST)
             masks[row] = np.asarray(mask) > 127

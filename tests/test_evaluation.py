@@ -1,0 +1,642 @@
+"""The evaluation of a run, of maps from elsewhere and of runs side by side, against plain loops over what is stored."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from typer.testing import CliRunner
+
+from sslib import comparison, config, datasets, engine, evaluation, foreign, measures, negatives, results, tables
+from sslib.__main__ import app
+from sslib.config import Evaluation
+from sslib.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
+from sslib.truth import TestList
+
+GRID = 224
+
+
+@pytest.fixture(scope="module")
+def settings(configure):
+    return configure(training={"epochs": 2})
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory) -> Path:
+    """A trained and evaluated run."""
+    folder = engine.fit(settings, tmp_path_factory.mktemp("evaluated"))
+    evaluation.evaluate(folder, settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clips(run) -> pd.DataFrame:
+    return tables.read(run / "clips.csv")
+
+
+@pytest.fixture(scope="module")
+def maps(run) -> dict[str, np.ndarray]:
+    return dict(np.load(run / "maps.npz"))
+
+
+@pytest.fixture(scope="module")
+def summary(run) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+def value(summary, protocol, split, part, method, measure) -> float:
+    rows = [row for row in summary["tables"] if (row["protocol"], row["split"], row["part"], row["method"],
+            row["measure"]) == (protocol, split, part, method, measure)]  # fmt: skip
+    (row,) = rows
+    return row["value"]
+
+
+def annotations(settings, split) -> dict:
+    return json.loads((settings.data.root / "annotations" / f"{split}.json").read_text())
+
+
+def enlarge(heatmap) -> np.ndarray:
+    heatmap = torch.as_tensor(np.asarray(heatmap, dtype=np.float64))[None, None]
+    return F.interpolate(heatmap, (GRID, GRID), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+
+def boxes_of(row) -> np.ndarray:
+    truth = np.zeros((GRID, GRID))
+    for box in row["boxes"]:
+        left, top, right, bottom = (int(GRID * max(v, 0)) for v in box)
+        truth[top:bottom, left:right] = 1
+    return truth
+
+
+def mask_of(settings, clip_id) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(settings.data.root / "masks" / f"{clip_id}.png") as image:
+        return np.asarray(image.convert("L").resize((GRID, GRID), Image.Resampling.NEAREST)) > 127
+
+
+def overlap(claimed, truth) -> float:
+    return (claimed * truth).sum() / (truth.sum() + (claimed & (truth == 0)).sum())
+
+
+def highest(large, count) -> np.ndarray:
+    claimed = np.zeros(large.size, dtype=bool)
+    claimed[np.argsort(-large.ravel(), kind="stable")[:count]] = True
+    return claimed.reshape(large.shape)
+
+
+def auc(values) -> float:
+    shares = [np.mean([v >= t for v in values]) for t in np.linspace(0, 1, 21)]
+    return sum((a + b) / 2 * 0.05 for a, b in itertools.pairwise(shares))
+
+
+# What is written
+
+
+def test_files_hold_what_the_contract_says(run, settings, clips, maps, summary):
+    columns = {"split", "part", "clip_id", "class", "recording", "scene", "area", "area_group", "map", "sound", "ciou",
+               "success", "auc", "pointing", "miou", "f", "confidence", "pia"}  # fmt: skip
+    columns |= {f"{m}_{t}" for m in ("ciou", "success", "auc") for t in ("top_half", "fixed", "adaptive")}
+    assert columns <= set(clips.columns)
+    sounds = {*(("similarity", s) for s in ("own", "shuffled", *NEGATIVES)), *(("untrained", s) for s in NEGATIVES)}
+    wanted = sounds | {key for key in METHODS if key[1] == "none"} | {("untrained", "own")}
+    for split in settings.data.tests:
+        ids = datasets.Layout(settings.data.root).ids(split)
+        rows = clips[clips["split"] == split]
+        assert {key: group["clip_id"].tolist() for key, group in rows.groupby(["map", "sound"])} == dict.fromkeys(
+            wanted, ids
+        )
+        heard = rows["sound"].isin(NEGATIVES)
+        assert rows.loc[heard, ["confidence", "pia"]].notna().all(axis=None)
+        assert rows.loc[heard, ["ciou", "ciou_fixed", "pointing", "f"]].isna().all(axis=None)
+        assert rows.loc[~heard & (rows["map"] != "random_order"), ["ciou", "pointing"]].notna().all(axis=None)
+        names = ("similarity", "shuffled", *NEGATIVES, "untrained", "visual_only", "visual_only_mean", "image")
+        assert all(len(maps[f"{split}/{name}"]) == len(ids) for name in (*names, "audio"))
+        assert maps[f"{split}/ids"].tolist() == ids
+        assert summary["present"][split] == {"present": f"{len(ids)} of {len(ids)} present", "missing": []}
+    found = pd.DataFrame(summary["tables"])
+    assert set(found["protocol"]) == set(PROTOCOLS)
+    assert {"method", "measure", "value", "low", "high", "clips", "clusters"} <= set(found.columns)
+    assert all(row["measure"] in PROTOCOLS[row["protocol"]] for row in summary["tables"])
+    assert {"control"} <= set(pd.DataFrame(summary["differences"]).columns)
+    for protocol in set(PROTOCOLS) - {"retrieval", "class"}:
+        methods = set(found.loc[found["protocol"] == protocol, "method"])
+        assert methods >= {"model", "whole image", "untrained weights", "oracle ranking", CONTROLS[0], CONTROLS[1]}
+    assert (run / "summary.json").stat().st_mtime_ns >= max(
+        (run / name).stat().st_mtime_ns for name in ("maps.npz", "clips.csv", "thumbnail.png")
+    )
+
+
+def test_interrupted_evaluation_leaves_no_summary(run, settings, clips, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    for module, name, begin in (
+        (evaluation, "calibrate", lambda: evaluation.evaluate(tmp_path, settings)),
+        (tables, "summarize", lambda: evaluation.write(tmp_path, clips, settings, {})),
+    ):
+        shutil.copy(run / "checkpoint.pt", tmp_path)
+        shutil.copy(run / "summary.json", tmp_path)
+        monkeypatch.setattr(module, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+        assert not list(tmp_path.glob("summary*"))
+
+
+# Every value by a plain loop
+
+
+@pytest.mark.parametrize("method", ["model", "model, shuffled sounds", "untrained weights"])
+def test_localization_and_masks_by_a_loop(settings, maps, summary, method):
+    name = {"model": "similarity", "model, shuffled sounds": "shuffled", "untrained weights": "untrained"}[method]
+    split, part = "test", "2 objects"
+    known = annotations(settings, split)
+    level = summary["threshold"]["levels"]["untrained" if name == "untrained" else "similarity"]
+    values = {key: [] for key in ("", "_top_half", "_fixed", "_adaptive", "pointing", "miou", "miou_half")}
+    curves = []
+    for clip_id, raw in zip(maps[f"{split}/ids"], maps[f"{split}/{name}"], strict=True):
+        if len(known[clip_id]["objects"]) != 2:
+            continue
+        large, truth, mask = enlarge(raw), boxes_of(known[clip_id]), mask_of(settings, clip_id)
+        values[""].append(overlap(large >= np.median(large), truth))
+        values["_top_half"].append(overlap(highest(large, GRID * GRID // 2), truth))
+        values["_fixed"].append(overlap(large > level, truth))
+        values["_adaptive"].append(overlap(highest(large, round(truth.sum())), truth))
+        values["miou"].append(overlap(highest(large, mask.sum()), mask))
+        values["pointing"].append(mask[np.isclose(large, large.max(), rtol=0, atol=1e-12)].mean())  # corners tie
+        scaled = (large - large.min()) / (large.max() - large.min())
+        values["miou_half"].append(overlap(scaled >= 127 / 254, mask))
+        curve = []
+        for k in range(255):
+            claimed = 254 * scaled >= k
+            right = (claimed & mask).sum()
+            p, r = right / max(claimed.sum(), 1), right / mask.sum()
+            curve.append(1.3 * p * r / (0.3 * p + r) if right else 0)
+        curves.append(curve)
+    for suffix in ("", "_top_half", "_fixed", "_adaptive"):
+        found = value(summary, "localization", split, part, method, f"success{suffix}")
+        assert found == pytest.approx(np.mean([v >= 0.5 for v in values[suffix]])), suffix
+        assert value(summary, "localization", split, part, method, f"auc{suffix}") == pytest.approx(auc(values[suffix]))
+    for measure in ("pointing", "miou", "miou_half"):
+        assert value(summary, "masks", split, part, method, measure) == pytest.approx(np.mean(values[measure])), measure
+    assert value(summary, "masks", split, part, method, "f") == pytest.approx(np.mean(curves, axis=0).max(), abs=1e-6)
+
+
+def top_quarter(raw) -> float:
+    cells = sorted(raw.ravel().tolist())
+    return float(np.mean(cells[len(cells) - -(-len(cells) // 4) :]))
+
+
+def test_detection_and_universal_by_a_loop(settings, maps, summary):
+    split, part, known = "test", "2 objects", annotations(settings, "test")
+    rows = [i for i, clip_id in enumerate(maps["test/ids"]) if len(known[clip_id]["objects"]) == 2]
+    level = summary["threshold"]["value"]
+    scored, success, shares = [], [], {name: [] for name in NEGATIVES}
+    fixed = []
+    for i in rows:
+        truth, large = boxes_of(known[maps["test/ids"][i]]), enlarge(maps["test/similarity"][i])
+        success.append(overlap(large >= np.median(large), truth) >= 0.5)
+        fixed.append(overlap(large > level, truth))
+        scored.append((top_quarter(maps["test/similarity"][i]), True, success[-1]))
+        scored.append((top_quarter(maps["test/offscreen"][i]), False, False))
+        for name in NEGATIVES:
+            shares[name].append(np.mean(enlarge(maps[f"test/{name}"][i]) > level))
+    ap = before = best = 0.0
+    for threshold in sorted({s for s, _, _ in scored}, reverse=True):
+        tp = sum(s >= threshold and good for s, _, good in scored)
+        fp = sum(s >= threshold and not good for s, _, good in scored)
+        fn = sum(s < threshold and positive for s, positive, _ in scored)
+        recall = tp / (tp + fn) if tp else 0.0
+        ap += (recall - before) * tp / (tp + fp)
+        before, best = recall, max(best, 2 * tp / (2 * tp + fp + fn))
+    for measure, want in (("ap", ap), ("max_f1", best), ("loc_acc", np.mean(success))):
+        assert value(summary, "detection", split, part, "model", measure) == pytest.approx(want), measure
+    everything = [np.mean([shares[name][i] for name in NEGATIVES]) for i in range(len(rows))]
+    for name, values in shares.items():
+        assert value(summary, "universal", split, part, "model", f"pia_{name}") == pytest.approx(np.mean(values))
+        passed = [np.mean([v <= t for v in values]) for t in np.linspace(0, 1, 21)]
+        want = sum((a + b) / 2 * 0.05 for a, b in itertools.pairwise(passed))
+        assert value(summary, "universal", split, part, "model", f"aoc_{name}") == pytest.approx(want)
+    pia, good = np.mean(everything), np.mean([v >= 0.5 for v in fixed])
+    assert value(summary, "universal", split, part, "model", "pia") == pytest.approx(pia)
+    want = 2 * good * (1 - pia) / (good + 1 - pia)
+    assert value(summary, "universal", split, part, "model", "f_loc") == pytest.approx(want)
+    aoc = np.mean([value(summary, "universal", split, part, "model", f"aoc_{name}") for name in NEGATIVES])
+    want = 2 * auc(fixed) * aoc / (auc(fixed) + aoc)
+    assert value(summary, "universal", split, part, "model", "f_auc") == pytest.approx(want)
+
+
+def test_interaction_by_a_loop(clips, summary):
+    rows = clips[(clips["split"] == "test") & (clips["map"] == "similarity") & (clips["sound"] == "own")]
+    for suffix in ("", "_adaptive"):
+        least = [group[f"ciou{suffix}"].min() for _, group in rows.groupby("scene") if len(group) == 2]
+        assert len(least) == 6
+        found = value(summary, "interaction", "test", "2 objects", "model", f"iiou{suffix}")
+        assert found == pytest.approx(np.mean([v >= 0.5 for v in least]))
+        found = value(summary, "interaction", "test", "2 objects", "model", f"iauc{suffix}")
+        assert found == pytest.approx(auc(least))
+    assert not [row for row in summary["tables"] if row["protocol"] == "interaction" and row["part"] == "1 object"]
+
+
+def test_scenes_count_as_often_as_all_their_recordings_are_drawn():
+    units = pd.DataFrame({"scene": list("aabbcc"), "recording": list("xyyzxx")})
+    values = np.array([[0.2], [0.9], [0.4]])
+    (found,) = results._over_scenes(values, units, Evaluation(resamples=4000), 0)
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(4000):
+        count = {name: 0 for name in "xyz"} | dict(
+            zip(*np.unique(rng.choice(list("xyz"), 3), return_counts=True), strict=True)
+        )
+        weights = np.array([count["x"] * count["y"], count["y"] * count["z"], count["x"]])
+        if weights.sum():
+            drawn.append((weights * values[:, 0]).sum() / weights.sum())
+    assert found.value == pytest.approx(0.5) and (found.clips, found.clusters) == (3, 3)
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
+
+
+def test_retrieval_by_a_loop(settings, maps, summary):
+    known, ids, score = annotations(settings, "test"), maps["test/ids"], maps["test/image"]
+    part = [i for i, clip_id in enumerate(ids) if len(known[clip_id]["objects"]) == 2]
+    for k in (1, 5, 10):
+        for prefix, right in (
+            ("", lambda i, j: known[ids[i]]["scene"] == known[ids[j]]["scene"]),
+            ("class_", lambda i, j: known[ids[j]]["class"] in known[ids[i]]["objects"]),
+        ):
+            hits, back = [], []
+            for i in part:
+                answers = sorted(range(len(ids)), key=lambda j: (-score[i, j], right(i, j)))
+                hits.append(any(right(i, j) for j in answers[:k]))
+                answers = sorted(range(len(ids)), key=lambda j: (-score[j, i], right(j, i)))
+                back.append(any(right(j, i) for j in answers[:k]))
+            for direction, want in (("image_to_sound", hits), ("sound_to_image", back)):
+                found = value(summary, "retrieval", "test", "2 objects", "model", f"{prefix}r{k}_{direction}")
+                assert found == pytest.approx(np.mean(want)), (k, prefix, direction)
+
+
+def test_scores_of_all_pairs_are_the_highest_cosines(settings, maps):
+    np.testing.assert_allclose(np.diag(maps["test/image"]), maps["test/similarity"].max(axis=(1, 2)), atol=1e-5)
+    other = maps["test/shuffled_with"]
+    rows = np.arange(len(other))
+    np.testing.assert_allclose(maps["test/image"][rows, other], maps["test/shuffled"].max(axis=(1, 2)), atol=1e-5)
+
+
+def test_chance_of_a_random_order():
+    from sslib.protocols import chance_at
+
+    rng = np.random.default_rng(0)
+    found = chance_at(np.array([1, 3, 8]), 8, 2)
+    for right, want in zip((1, 3, 8), found, strict=True):
+        tries = [rng.permutation(8)[:2].min() < right for _ in range(4000)]
+        assert want == pytest.approx(np.mean(tries), abs=0.03)
+    assert found[0] == pytest.approx(2 / 8) and found[2] == 1 and chance_at(np.array([2]), 3, 10) == [1]
+
+
+def test_area_and_class_groups_are_means_of_their_clips(clips, summary):
+    rows = clips[(clips["map"] == "similarity") & (clips["sound"] == "own")]
+    for protocol, column in (("area", "area_group"), ("class", "class")):
+        found = [r for r in summary["tables"] if r["protocol"] == protocol and r["method"] == "model"]
+        for row in found:
+            here = rows[(rows["split"] == row["split"]) & (rows[column] == row["part"])]
+            assert row["value"] == pytest.approx(here[row["measure"]].mean()) and row["clips"] == len(here)
+        assert {r["part"] for r in found if r["split"] == "test"} == set(rows.loc[rows["split"] == "test", column])
+
+
+def test_differences_are_those_of_the_same_clips(clips, summary):
+    rows = clips[(clips["split"] == "test") & (clips["part"] == "2 objects")]
+    own, other = (rows[(rows["map"] == "similarity") & (rows["sound"] == s)] for s in ("own", "shuffled"))
+    gain = own["auc_adaptive"].to_numpy() - other["auc_adaptive"].to_numpy()
+    from sslib.intervals import bootstrap
+
+    want = bootstrap(gain, own["recording"].tolist(), 200)
+    (row,) = [r for r in summary["differences"] if (r["protocol"], r["split"], r["part"], r["control"], r["measure"])
+              == ("localization", "test", "2 objects", "model, shuffled sounds", "auc_adaptive")]  # fmt: skip
+    assert (row["value"], row["low"], row["high"]) == pytest.approx(want[:3])
+
+
+# Thresholds and sounds
+
+
+def test_threshold_is_of_the_negatives_of_val_alone(run, settings, maps, summary, tmp_path):
+    tops = [np.quantile([m.max() for m in maps[f"val/{name}"]], 0.75) for name in NEGATIVES]
+    assert summary["threshold"]["value"] == pytest.approx(max(tops))
+    assert summary["threshold"]["clips"] == len(maps["val/ids"]) and summary["threshold"]["list"] == "val"
+    # the data elsewhere, with other test clips: pictures have changed places, and one clip is gone
+    root = tmp_path / "data"
+    shutil.copytree(settings.data.root, root, ignore=shutil.ignore_patterns("clips.lmdb"))
+    layout = datasets.Layout(root)
+    for one, other in zip(layout.ids("test"), reversed(layout.ids("test")), strict=True):
+        shutil.copy(settings.data.root / f"video_frames/{other}/001.jpg", root / f"video_frames/{one}/001.jpg")
+    gone = layout.ids("test")[0]
+    shutil.rmtree(layout.root / "video_frames" / gone)
+    shutil.copy(run / "checkpoint.pt", tmp_path)
+    asked = ["evaluate", str(tmp_path / "checkpoint.pt"), "--set", f"data.root={root}", "--set", "data.tests=[test]"]
+    with pytest.warns(UserWarning, match="14 of 15 present"):
+        done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert found["present"] == {"test": {"present": "14 of 15 present", "missing": [gone]}}
+    assert found["threshold"] == summary["threshold"]
+    with np.load(tmp_path / "maps.npz") as again:
+        assert not np.allclose(again["test/similarity"], maps["test/similarity"][1:])
+
+
+def test_no_threshold_without_validation_clips(settings, maps):
+    alone = settings.model_copy(update={"data": settings.data.model_copy(update={"val": "test"})})
+    with pytest.warns(UserWarning, match="no universal threshold: all clips of 'test' are test clips"):
+        _, levels, said = evaluation.calibrate(None, None, alone, "cpu")
+    assert levels == {} and said["value"] is None and "test clips" in said["reason"]
+    none = settings.model_copy(update={"data": settings.data.model_copy(update={"val": "nowhere"})})
+    with pytest.warns(UserWarning, match=r"no universal threshold: no list .*nowhere"):
+        assert evaluation.calibrate(None, None, none, "cpu")[1] == {}
+    clips = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    rows = tables.summarize(measures.measure(clips, arrays_of(maps, "test"), levels), Evaluation(resamples=20))
+    measured = {(row["method"], row["measure"]) for row in rows["tables"]}
+    assert ("model", "success_fixed") not in measured and ("model", "f_loc") not in measured
+    assert ("model", "ap") in measured and ("whole image", "success_fixed") in measured
+
+
+def test_other_sounds(settings):
+    clips = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    sounds = negatives.other_sounds(clips, 0)
+    rows = clips.annotations
+    for clip_id, shuffled, outside in zip(clips.ids, sounds["shuffled"], sounds["offscreen"], strict=True):
+        assert rows[clips.ids[shuffled]]["class"] != rows[clip_id]["class"]
+        assert rows[clips.ids[outside]]["class"] not in rows[clip_id]["objects"]
+    waveform = (torch.randn(3, 8000) * torch.tensor([[20.0], [900.0], [0.0]])).to(torch.int16)
+    found = negatives.noise(waveform, ["a", "b", "c"]).double()
+    level = waveform.double().square().mean(dim=1).sqrt()
+    assert found.square().mean(dim=1).sqrt().tolist() == pytest.approx(level.tolist(), rel=0.05)
+    assert torch.equal(negatives.noise(waveform[1:2], ["b"])[0], negatives.noise(waveform, ["a", "b", "c"])[1])
+    assert abs(np.corrcoef(found[0], found[1])[0, 1]) < 0.05
+    assert not negatives.silence(waveform, ["a", "b", "c"]).any()
+    alike = clips._replace(annotations={i: row | {"class": "cat", "objects": ["cat"]} for i, row in rows.items()})
+    with pytest.warns(UserWarning, match="too few classes: no"):
+        assert set(negatives.other_sounds(alike)) == {"silence", "noise"}
+
+
+def test_batch_size_changes_nothing(run, settings, maps, clips, tmp_path):
+    shutil.copy(run / "checkpoint.pt", tmp_path)
+    smaller = config.merge(settings.model_dump(), {"evaluation": {"batch_size": 3}, "data": {"tests": ("test",)}})
+    evaluation.evaluate(tmp_path, config.Config.model_validate(smaller))
+    with np.load(tmp_path / "maps.npz") as again:
+        assert set(again.files) == {name for name in maps if not name.startswith("test_new")}
+        for name in again.files:
+            if again[name].dtype.kind == "f":
+                np.testing.assert_allclose(again[name], maps[name], atol=1e-5)
+            else:
+                assert (again[name] == maps[name]).all()
+    found, clips = tables.read(tmp_path / "clips.csv"), clips[clips["split"] == "test"]
+    assert (found[["clip_id", "map", "sound"]] == clips[["clip_id", "map", "sound"]]).all(axis=None)
+    np.testing.assert_allclose(found["auc_adaptive"], clips["auc_adaptive"], atol=0.051)  # a pixel at a tie may move
+    assert found["ciou"].mean() == pytest.approx(clips["ciou"].mean(), abs=1e-3)
+
+
+# Clips without a source, several annotators
+
+
+def arrays_of(maps, split) -> dict[str, np.ndarray]:
+    return {name.split("/")[1]: array for name, array in maps.items() if name.startswith(f"{split}/")}
+
+
+def test_clips_without_a_box_are_negatives(settings, maps, summary):
+    known = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    silent = known.ids[::4]
+    rows = {i: row | ({"boxes": []} if i in silent else {}) for i, row in known.annotations.items()}
+    table = measures.measure(known._replace(annotations=rows), arrays_of(maps, "test"), summary["threshold"]["levels"])
+    own = table[(table["map"] == "similarity") & (table["sound"] == "own")].set_index("clip_id")
+    assert own.loc[silent, ["ciou", "success", "pointing", "f", "miou"]].isna().all(axis=None)
+    assert own.loc[silent, "pia"].notna().all() and own.drop(silent)["pia"].isna().all()
+    assert own.drop(silent)["miou"].notna().all() and (own.loc[silent, "area_group"] == "empty").all()
+    here = own[own["part"] == "2 objects"]
+    found = {(r["method"], r["measure"]): r for r in tables.summarize(table, Evaluation(resamples=50))["tables"]
+             if r["part"] == "2 objects" and r["split"] == "test"}  # fmt: skip
+    from sslib.detection import detection
+
+    want = detection(here["confidence"].to_numpy(), here["source"].to_numpy(), here["ciou"].to_numpy())
+    assert [found["model", m]["value"] for m in ("ap", "max_f1", "loc_acc")] == pytest.approx(list(want))
+    assert found["model", "ap"]["clips"] == len(here)
+    assert found["model", "pia_native"]["value"] == pytest.approx(here["pia"].mean())
+    assert found["oracle ranking", "pia_native"]["value"] == 0 and found["whole image", "pia_native"]["value"] == 1
+    bound = [found[name, "ap"]["value"] for name in ("oracle ranking", "model", "whole image")]
+    assert bound[0] == max(bound)
+
+
+def test_several_annotators_make_a_consensus(settings, maps):
+    known = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    ids = known.ids[:3]
+    two = [[[0.0, 0.0, 0.5, 0.5]], [[0.25, 0.0, 0.75, 0.5]]]
+    rows = {i: known.annotations[i] | {"annotators": two, "boxes": [box for one in two for box in one]} for i in ids}
+    few = {name: array[:3] for name, array in arrays_of(maps, "test").items() if name in ("similarity", "shuffled")}
+    table = measures.measure(known._replace(ids=ids, annotations=rows), few, {})
+    truth = np.zeros((GRID, GRID))
+    truth[:112, :56] = truth[:112, 112:168] = 0.5
+    truth[:112, 56:112] = 1
+    own = table[(table["map"] == "similarity") & (table["sound"] == "own")]
+    for raw, found in zip(maps["test/similarity"], own["ciou"], strict=False):
+        large = enlarge(raw)
+        assert found == pytest.approx(overlap(large >= np.median(large), truth))
+    assert own["area"].tolist() == pytest.approx([truth.mean()] * 3)
+
+
+# Maps from elsewhere
+
+
+def export(maps, folder: Path, split="test", archive=False) -> Path:
+    """Our own stored maps as another group would hand theirs over."""
+    found = {}
+    for kind in ("similarity", "shuffled", *NEGATIVES, "visual_only"):
+        above = "" if kind == "similarity" else f"{kind}/"
+        found |= {above + i: one for i, one in zip(maps[f"{split}/ids"], maps[f"{split}/{kind}"], strict=True)}
+    for kind in NEGATIVES:
+        found |= {f"val/{kind}/{i}": one for i, one in zip(maps["val/ids"], maps[f"val/{kind}"], strict=True)}
+    if archive:
+        np.savez(folder.with_suffix(".npz"), **found)
+        return folder.with_suffix(".npz")
+    for number, (name, one) in enumerate(found.items()):
+        path = folder / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path.with_suffix(".npz"), map=one) if number % 3 == 0 else np.save(path, one)
+    return folder
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_our_own_maps_from_elsewhere_give_our_own_tables(settings, maps, summary, tmp_path, archive):
+    path, present = foreign.evaluate(
+        export(maps, tmp_path / "maps", archive=archive), settings, "test", tmp_path / "out"
+    )
+    found = json.loads(path.read_text())
+    assert str(present) == "15 of 15 present" and found["threshold"]["value"] == summary["threshold"]["value"]
+    ours = [row for row in summary["tables"] if row["split"] == "test"]
+    methods = {row["method"] for row in found["tables"]}
+    kept = ("model", "model, shuffled sounds", "whole image", "centre square", "oracle ranking")
+    assert methods == {*kept, "visual-only (foreground nodes)"}
+    same = [row for row in ours if row["method"] in kept and row["protocol"] != "retrieval"]
+    assert [row for row in found["tables"] if row["method"] in kept] == same and len(same) > 400
+    gains = [r for r in summary["differences"] if r["split"] == "test" and r["control"] in kept]
+    gains = [r for r in gains if r["protocol"] != "retrieval"]
+    assert [r for r in found["differences"] if r["control"] in kept] == gains
+
+
+def test_missing_and_extra_maps_are_listed(settings, maps, tmp_path):
+    ids = maps["test/ids"].tolist()
+    for clip_id, one in zip(ids, maps["test/similarity"], strict=True):
+        np.save(tmp_path / f"{clip_id}.npy", one)
+    (tmp_path / f"{ids[4]}.npy").unlink()
+    np.save(tmp_path / "stranger.npy", maps["test/similarity"][0])
+    (tmp_path / "config.yaml").write_text(config.dump(settings))
+    asked = ["evaluate", str(tmp_path), "--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "out"),
+             "--set", "evaluation.resamples=20", "--set", f"data.root={settings.data.root}"]  # fmt: skip
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "14 of 15 present" in done.output and f"no map of (1): {ids[4]}" in done.output
+    assert "not in the list (1): stranger" in done.output and "| model" in done.output
+    found = json.loads((tmp_path / "out/summary.json").read_text())
+    assert found["present"]["test"]["missing"] == [ids[4]] and found["present"]["test"]["extra"] == ["stranger"]
+    assert ids[4] not in set(tables.read(tmp_path / "out/clips.csv")["clip_id"])
+    measured = {row["protocol"] for row in found["tables"]}
+    assert {"detection", "retrieval"}.isdisjoint(measured) and {"localization", "masks", "interaction"} <= measured
+    assert CliRunner().invoke(app, ["evaluate", str(tmp_path)]).exit_code == 2  # which data?
+
+
+@pytest.mark.parametrize(
+    "array, says",
+    [
+        (np.full((4, 4), np.nan), "16 values are NaN"),
+        (np.zeros((1, 4, 4)), r"shape \(1, 4, 4\); a map has two dimensions"),
+        (np.zeros((0, 4)), "two dimensions"),
+        (np.array([[{}]]), "not an array of numbers"),
+        (np.array([["a"]]), "real numbers"),
+        (np.zeros((5, 4)), r"shape \(5, 4\), but that of .* is \(4, 4\)"),
+    ],
+)
+def test_faulty_maps_name_their_file(settings, tmp_path, array, says):
+    ids = datasets.Layout(settings.data.root).ids("test")
+    for clip_id in ids:
+        np.save(tmp_path / f"{clip_id}.npy", np.zeros((4, 4)))
+    np.save(tmp_path / f"{ids[3]}.npy", array, allow_pickle=True)
+    with pytest.raises(foreign.MapError, match=f"{ids[3]}.npy: .*{says}"):
+        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / f"{ids[3]}.npy").write_bytes(b"\x93NUMPY half")
+    with pytest.raises(foreign.MapError, match=f"{ids[3]}.npy: not an array"):
+        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+
+
+def test_faulty_folders_of_maps(settings, tmp_path):
+    ids = datasets.Layout(settings.data.root).ids("test")
+    with pytest.raises(foreign.MapError, match="no map of a clip of the list"):
+        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    for clip_id in ids:
+        np.save(tmp_path / f"{clip_id}.npy", np.zeros((4, 4)))
+    (tmp_path / "noise").mkdir()
+    np.save(tmp_path / "noise" / f"{ids[0]}.npy", np.zeros((4, 4)))
+    with pytest.raises(foreign.MapError, match=rf"noise/: 1 of 15 present, no map of {ids[1]}"):
+        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    np.savez(tmp_path / f"{ids[0]}.npz", np.zeros((4, 4)))
+    with pytest.raises(foreign.MapError, match="another map of the same clip"):
+        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    (tmp_path / f"{ids[0]}.npy").unlink()
+    np.savez(tmp_path / f"{ids[0]}.npz", a=np.zeros((4, 4)), b=np.zeros((4, 4)))
+    with pytest.raises(foreign.MapError, match=rf"{ids[0]}.npz: 2 arrays"):
+        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+
+
+# Runs side by side
+
+
+def made_run(folder: Path, values: np.ndarray, recipe: dict | None, ids=None) -> Path:
+    """A run that holds nothing but what a comparison reads."""
+    folder.mkdir()
+    names = [f"clip{i}" for i in range(len(values))] if ids is None else ids
+    rows = pd.DataFrame({"split": "test", "part": "all", "clip_id": names, "map": "similarity", "sound": "own"})
+    rows["recording"] = [f"r{int(name[4:]) // 2}" for name in names]
+    rows = rows.assign(success=(values >= 0.5) * 1.0, auc=values, pointing=np.nan)
+    rows.sample(frac=1, random_state=len(folder.name)).to_csv(folder / "clips.csv", index=False)
+    if recipe is not None:
+        text = yaml.safe_dump({"exp_prefix": "p", "exp_name": folder.name, "model": {"width": 8}} | recipe)
+        (folder / "config.yaml").write_text(text)
+    return folder
+
+
+def test_comparison_is_the_paired_bootstrap(tmp_path):
+    rng = np.random.default_rng(0)
+    first, second = rng.random(30), rng.random(32)
+    a = made_run(tmp_path / "a", first, {"seed": 0})
+    b = made_run(tmp_path / "b", second, {"seed": 0, "model": {"width": 16}})
+    table = comparison.compare([a, b], Evaluation(resamples=3000)).set_index(["measure", "run"])
+    row = table.loc["auc", "p/b"]
+    gain = second[:30] - first
+    assert row["gain"] == pytest.approx(gain.mean()) and row["value"] == pytest.approx(second[:30].mean())
+    assert (row["clips"], row["clusters"], row["all_clips"], row["seeds"]) == (30, 15, 32, 1)
+    plain = []
+    for _ in range(3000):
+        drawn = rng.integers(0, 15, 15)
+        plain.append(np.mean([gain[[2 * g, 2 * g + 1]].mean() for g in drawn]))
+    limits = np.quantile(plain, [0.025, 0.975])
+    assert [row["gain_low"], row["gain_high"]] == pytest.approx(limits, abs=0.15 * np.std(plain))
+    assert "pointing" not in table.index.get_level_values("measure")  # nobody measured it
+    assert np.isnan(table.loc["auc", "p/a"]["gain"])
+
+
+def test_seeds_of_one_configuration_are_combined(tmp_path):
+    rng = np.random.default_rng(1)
+    clips = rng.random(20)
+    runs = [made_run(tmp_path / f"a{s}", clips + shift, {"seed": s}) for s, shift in ((0, 0.0), (1, 0.4))]
+    runs += [made_run(tmp_path / f"b{s}", clips + 0.5, {"seed": s, "model": {"width": 4}}) for s in (0, 1)]
+    runs.append(made_run(tmp_path / "elsewhere", clips, None))
+    found = comparison.groups(runs)
+    assert [(g.seeds, len(g.runs)) for g in found] == [([0, 1], 2), ([0, 1], 2), ([0], 1)]
+    table = comparison.compare(runs, Evaluation(resamples=1000))
+    rows = table[table["measure"] == "auc"].to_dict("records")
+    assert [row["seeds"] for row in rows] == [2, 2, 1]
+    assert rows[0]["value"] == pytest.approx(clips.mean() + 0.2)
+    # gains 0.5 and 0.1 of the two pairs, whatever the clips: drawn both, one, or the other
+    assert (rows[1]["gain"], rows[1]["gain_low"], rows[1]["gain_high"]) == pytest.approx((0.3, 0.1, 0.5))
+    assert rows[1]["gain_seeds"] == 2 and rows[1]["said"] == "higher"
+    assert rows[2]["gain_seeds"] == 1 and rows[2]["said"] == "not distinguishable (single seed)"
+
+
+def test_comparison_on_the_command_line(tmp_path):
+    values = np.random.default_rng(2).random(12)
+    a = made_run(tmp_path / "a", values, {"seed": 0})
+    b = made_run(tmp_path / "b", values + 0.3, {"seed": 0, "model": {"width": 16}})
+    asked = ["evaluate", "--compare", str(a), str(b), "--set", "evaluation.resamples=50", "--out", str(tmp_path / "c")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "gain of p/b" in done.output and "+30.0 [+30.0, +30.0] higher (single seed)" in done.output
+    assert "12 of 12 clips are in all runs" in done.output
+    assert len(pd.read_csv(tmp_path / "c/comparison.csv")) == 4
+    for bad, code in (([str(a)], 1), ([str(a), str(tmp_path)], 1), ([str(a), str(b), "--set", "seed=3"], 2)):
+        assert CliRunner().invoke(app, ["evaluate", "--compare", *bad]).exit_code == code
+    other = made_run(tmp_path / "d", values, {}, ids=[f"clip{i}" for i in range(50, 62)])
+    with pytest.raises(ValueError, match="no test clip in common"):
+        comparison.compare([a, other], Evaluation())
+
+
+# Verdicts
+
+
+def test_verdicts_take_the_best_control():
+    place = {"protocol": "masks", "split": "test", "part": "all", "measure": "pointing"}
+    values = {"model": 0.5, "centre square": 0.3, "untrained weights": 0.4, "oracle ranking": 1.0}
+    rows = [place | {"method": name, "value": one} for name, one in values.items()]
+    gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3}
+             for name, low in (("centre square", 0.1), ("untrained weights", -0.1))]  # fmt: skip
+    said = tables.verdict(rows, gains, **place)
+    assert (said.control, said.control_value, said.clear) == ("untrained weights", 0.4, False)
+    assert said.text == "not distinguishable from its best control (untrained weights)"
+    gains[1]["low"] = 0.05
+    assert tables.verdict(rows, gains, **place).clear
+    gains[1] |= {"low": -0.3, "high": -0.1}
+    assert tables.verdict(rows, gains, **place).text.startswith("worse than")
+    assert tables.verdict(rows, [], **place) is None
+    low = {**place, "protocol": "universal", "measure": "pia"}  # the less of it the better
+    rows, gains = [r | low for r in rows], [r | low for r in gains]
+    said = tables.verdict(rows, gains, **low)
+    assert said.control == "centre square" and said.text.startswith("worse than")
