@@ -13,7 +13,19 @@ import torch.nn.functional as F
 import yaml
 from typer.testing import CliRunner
 
-from sslib import comparison, config, datasets, engine, evaluation, foreign, measures, negatives, results, tables
+from sslib import (
+    checkpoint,
+    comparison,
+    config,
+    datasets,
+    engine,
+    evaluation,
+    foreign,
+    measures,
+    negatives,
+    results,
+    tables,
+)
 from sslib.__main__ import app
 from sslib.config import Evaluation
 from sslib.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
@@ -378,6 +390,46 @@ def test_other_sounds(settings):
     alike = clips._replace(annotations={i: row | {"class": "cat", "objects": ["cat"]} for i, row in rows.items()})
     with pytest.warns(UserWarning, match="too few classes: no"):
         assert set(negatives.other_sounds(alike)) == {"silence", "noise"}
+
+
+def test_a_made_sound_is_heard_as_if_it_were_stored(run, settings):
+    model, _ = checkpoint.load_model(run / "checkpoint.pt")
+    stored = datasets.load_in_memory(datasets.open_dataset(settings, "val"))
+    made = engine.predict(model, stored, settings, sounds={"noise": negatives.noise, "silence": negatives.silence})
+    for name in ("noise", "silence"):
+        other = stored._replace(waveform=getattr(negatives, name)(stored.waveform, stored.ids))
+        np.testing.assert_array_equal(made.maps[name], engine.predict(model, other, settings).maps["similarity"])
+    assert made.pairs is None
+
+
+def test_training_says_how_many_clips_are_there(settings, tmp_path, capsys):
+    engine.fit(settings, tmp_path, until=1)
+    assert {"train: 24 of 24 present", "val: 20 of 20 present"} <= set(capsys.readouterr().out.splitlines())
+
+
+def test_validation_uses_consensus_and_leaves_out_clips_without_a_source(run, settings, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(settings.data.root, root)
+    layout, (silent, several, *_) = datasets.Layout(root), datasets.Layout(root).ids("val")
+    rows = layout.annotations("val")
+    rows[silent]["boxes"] = []
+    rows[several]["annotators"] = [rows[several]["boxes"], [[0.0, 0.0, 0.9, 0.3]]]
+    layout.write_annotations("val", rows)
+    moved = settings.model_copy(update={"data": settings.data.model_copy(update={"root": root})})
+    model, _ = checkpoint.load_model(run / "checkpoint.pt")
+    found = engine._validation(engine.start_fabric(moved), moved)(model)
+    maps = engine.predict(model, datasets.open_dataset(moved, "val"), moved).maps["similarity"]
+    hits, passed = [], []
+    for clip_id, raw in zip(layout.ids("val"), maps, strict=True):
+        if clip_id == silent:
+            continue
+        truth, large = boxes_of(rows[clip_id]), enlarge(raw)
+        if clip_id == several:
+            truth = (truth + boxes_of({"boxes": [[0.0, 0.0, 0.9, 0.3]]})) / 2
+        hits.append((truth > 0)[np.isclose(large, large.max(), rtol=0, atol=1e-12)].mean())
+        passed.append(overlap(large >= np.median(large), truth) >= 0.5)
+    assert found["val_pointing"] == pytest.approx(np.mean(hits))
+    assert found["val_success"] == pytest.approx(np.mean(passed))
 
 
 def test_batch_size_changes_nothing(run, settings, maps, clips, tmp_path):
