@@ -30,32 +30,38 @@ overrides = {}
 # %%
 import json
 
-import ipywidgets
 import numpy as np
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from sslib import config as configuration
-from sslib import datasets, evaluation, viz
+from sslib import datasets, evaluation, figures_evaluation, metrics, swaps, viz
+from sslib.presentation import (
+    LEGEND,
+    Results,
+    by_method,
+    confidence_by_sound,
+    name,
+    published,
+    text,
+)
+from sslib.tables import read
+from sslib.truth import TestList
 
 settings = configuration.load(config, overrides)
 run = configuration.experiment_folder(settings) / "run"
 evaluation.evaluate(run, settings)
 summary = json.loads((run / "summary.json").read_text())
-clips = pd.read_csv(run / "clips.csv", keep_default_na=False, na_values=[""])
-maps = np.load(run / "maps.npz")
+results, clips, maps = Results(summary), read(run / "clips.csv"), np.load(run / "maps.npz")
 if summary["data"]["generated"]:
-    display(
-        Markdown(
-            "> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."
-        )
-    )
+    says = "Drawn shapes and synthesized sounds stand in for real media here."
+    display(Markdown(f"> **Generated clips.** {says}"))
 
 # %% [markdown]
 # ## The test sets
 #
-# Nothing was chosen on these clips. A *recording* is what is independent: clips that share one are not, so every
-# interval below resamples recordings.
+# Nothing was chosen on these clips: not the model, and no threshold. What is independent is a *recording*; clips that
+# share one are not, so every interval below resamples recordings.
 
 # %%
 own = clips[(clips["map"] == "similarity") & (clips["sound"] == "own")]
@@ -66,257 +72,392 @@ sets = own.groupby(["split", "part"], sort=False).agg(
     classes=("class", "nunique"),
     median_area=("area", "median"),
 )
-sets.style.format({"median_area": "{:.1%}"})
-
-# %%
 first = settings.data.tests[0]
 part = sets.loc[first]["clips"].idxmax()
-tables, differences = pd.DataFrame(summary["tables"]), pd.DataFrame(summary["differences"])
-percent = f"{settings.evaluation.confidence:.0%}"
+sets.style.format({"median_area": "{:.1%}"})
+
+# %% [markdown]
+# ## How to read the tables
+#
+# Beside the model stand methods that know less: its weights before training, the sound of a clip of another class, no
+# sound at all, a square in the centre, the whole picture. A number means something by its distance from the best of
+# these, on the same clips.
+
+
+# %%
+def report(protocol, leading, absent):
+    """The table of one protocol and what it says; `absent` says why there may be none."""
+    if results.of(protocol).empty:
+        display(Markdown(absent))
+    else:
+        display(HTML(results.table(protocol)), Markdown(results.reading(protocol, leading)))
+
+
+sure = settings.evaluation
+there = [f"{split}: {row['present']}" for split, row in summary["present"].items()]
+partial = any(row["missing"] for row in summary["present"].values())
 display(
+    Markdown(LEGEND.format(confidence=sure.confidence, resamples=sure.resamples)),
     Markdown(
-        f"The figures below that show a single set show **{first}, {part}**, the largest part of the first list. "
-        f"Brackets are {percent} bootstrap intervals of {settings.evaluation.resamples:,} resamples."
-    )
+        f"{'; '.join(there)}. "
+        + "Results on a part of a list do not compare with others. " * partial
+        + f"Figures of a single set show **{name(first, part)}**, the largest part of the first "
+        "list."
+    ),
 )
 
 # %% [markdown]
-# ## Results, with every control
+# ## Localization
 #
-# *Pointing accuracy*: the map's highest point lies on the object that sounds. *Mean IoU*: overlap with its pixels
-# when as many pixels are claimed as it has. *cIoU* compares with boxes,
+# For each clip
 #
 # $$ \mathrm{cIoU} = \frac{\sum_x p_x g_x}{\sum_x g_x + \sum_x p_x [g_x = 0]}, $$
 #
-# where $p$ claims every pixel at or above the map's median (half of the picture) or, *adaptive*, as many pixels as
-# the boxes cover. The *success rate* is the share of clips with cIoU of at least one half; papers often print it
-# under the name cIoU. The *AUC* averages the success rate over all thresholds.
-
-
-# %%
-def cell(row):
-    """A value in percent above its interval."""
-    return f"{100 * row.value:.1f}<br><small>{100 * row.low:.1f} – {100 * row.high:.1f}</small>"
-
-
-text = tables.assign(text=[cell(row) for row in tables.itertuples()])
-text["measure"] = text["measure"].map(evaluation.MEASURES)
-for key, rows in text.groupby(["split", "part"], sort=False):
-    wide = rows.pivot(index="method", columns="measure", values="text")
-    wide = wide.reindex(rows["method"].unique())[rows["measure"].unique()]
-    wide = wide.rename_axis(index=None, columns=None)
-    caption = f"**{key[0]}, {key[1]}**: percent, with its {percent} interval below"
-    display(Markdown(caption), HTML(wide.to_html(escape=False, border=0)))
+# where $g$ is the ground truth from boxes and $p$ the pixels that the map claims: those at or above its median (at
+# least half of the picture), its top half, those above one universal threshold, or (*adaptive*) as many as the boxes
+# cover. The *success rate* is the share of clips with cIoU of at least one half; papers often print it as "cIoU". The
+# *AUC* averages it over all thresholds.
 
 # %%
-model = tables[tables["method"] == "model"].set_index(["split", "part", "measure"])
-controls = tables[~tables["method"].isin(["model", "oracle ranking"])]
-lines = []
-for place in sets.index:
-    rows = controls[(controls["split"] == place[0]) & (controls["part"] == place[1])]
-    for measure in ("pointing", "success"):
-        mine = model.loc[(*place, measure)]
-        best = rows[rows["measure"] == measure].sort_values("value").iloc[-1]
-        verdict = "is above" if mine["low"] > best["value"] else "does not clear"
-        lines.append(
-            f"- {place[0]}, {place[1]}: {evaluation.MEASURES[measure]} {mine['value']:.1%}; its interval {verdict} "
-            f"the best control ({best['method']}, {best['value']:.1%})."
-        )
-display(Markdown("\n".join(lines)))
+report("localization", "success_adaptive", "No clip of these lists has a box.")
 
 # %% [markdown]
-# Pointing accuracy of the model and of what knows less: other weights, another sound, no sound, no picture.
+# ### Pointing and pixels
+#
+# *Pointing accuracy*: the map's highest point lies on the object that sounds. With masks, overlap is counted in
+# pixels: mean IoU, and F with β² = 0.3 at the threshold that is best for the whole set (AVSBench).
 
 # %%
-pointing = tables[(tables["measure"] == "pointing") & (tables["method"] != "oracle ranking")]
-pointing = pointing.assign(set=pointing["split"] + ", " + pointing["part"])
-viz.intervals(pointing, "method", "set", "pointing accuracy")
+report("masks", "pointing", "No clip of these lists has a box or a mask.")
+if "miou" not in set(results.of("masks")["measure"]):
+    display(Markdown("These lists have boxes but no masks: mean IoU and F do not apply."))
 
 # %% [markdown]
 # ## What the sound contributes
 #
-# The same clips under two conditions, clip by clip: the difference is paired, and its interval says whether the
-# sound matters. A model that only finds salient things loses nothing when it hears something else.
+# The model's pointing accuracy minus that of each control on the same clips. A model that only finds salient things
+# loses nothing when it hears something else.
 
 # %%
-paired = differences.assign(
-    set=differences["split"] + ", " + differences["part"],
-    against=differences["control"].str.replace("model, ", ""),
-)
-viz.intervals(
-    paired[paired["measure"] == "pointing"],
-    "against",
-    "set",
-    "pointing: model minus control",
-    zero=True,
-)
-
-# %%
-against = paired[
-    (paired["measure"] == "pointing") & (paired["control"] == "model, shuffled sounds")
-]
+gains = results.differences.assign(set=lambda rows: rows["split"] + ", " + rows["part"])
+gains = gains[(gains["protocol"] == "masks") & (gains["measure"] == "pointing")]
 lines = [
-    f"- {row.set}: the right sound adds {100 * row.value:+.1f} points of pointing "
-    f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}] over {row.clusters} recordings: "
-    + ("the map follows the sound." if row.low > 0 else "no effect of the sound is shown.")
-    for row in against.itertuples()
+    f"- {row['set']}: the right sound instead of another adds {text(row, sign=True)}: "
+    + ("the map follows the sound." if row["low"] > 0 else "no effect of the sound is shown.")
+    for row in gains[gains["control"] == "model, shuffled sounds"].to_dict("records")
 ]
-display(Markdown("\n".join(lines)))
+display(
+    viz.intervals(gains, "control", "set", "pointing: model minus control", zero=True),
+    Markdown("\n".join(lines) or "These clips have too few classes to play another sound."),
+)
 
 # %% [markdown]
-# ## How success depends on the threshold and on the size of the object
+# ## Success over thresholds
 #
 # The share of clips that pass, over the cIoU that is asked for; the area under a curve is its AUC.
 
 # %%
 here = clips[(clips["split"] == first) & (clips["part"] == part)]
-here = here.assign(
-    method=[evaluation.METHODS[key] for key in zip(here["map"], here["sound"], strict=True)]
-)
-viz.success_curves(
-    {name: rows["ciou"].dropna().to_numpy() for name, rows in here.groupby("method", sort=False)}
-)
+mine = here[(here["map"] == "similarity") & (here["sound"] == "own") & here["source"]]
+mine = mine.set_index("clip_id", drop=False).astype({"class": object}).fillna({"class": ""})
+cuts = {"median": "ciou", "universal": "ciou_fixed", "adaptive": "ciou_adaptive"}
+curves = {f"{cut} threshold": by_method(here, column) for cut, column in cuts.items()}
+curves = {cut: values for cut, values in curves.items() if "model" in values}
+lines = [
+    f"- {cut}: {np.mean(of['model'] >= 0.5):.0%} of the clips reach one half, of the "
+    f"{np.mean(of['oracle ranking'] >= 0.5):.0%} that could; the median clip has a cIoU of "
+    f"{np.median(of['model']):.2f} (whole image: {np.median(of['whole image']):.2f})."
+    for cut, of in curves.items()
+]
+display(figures_evaluation.threshold_curves(curves, "cIoU", at=0.5), Markdown("\n".join(lines)))
 
 # %% [markdown]
-# Why the median threshold caps every method: it always claims half of the picture, so small objects cannot pass.
-
-# %%
-mine = here[here["method"] == "model"].set_index("clip_id")
-viz.area_scatter(mine["area"].to_numpy(), mine["ciou"].to_numpy())
+# ## Area against cIoU
+#
+# The median threshold always claims half of the picture, so small objects cannot pass, whatever the map. Dotted lines
+# are the quartiles of the areas of VGG-SS, which divide objects into small, medium, large and huge.
 
 # %%
 small = mine["area"] < 0.25
+passed = mine.loc[~small, "success"].sum()
+ranks = [mine["area"].corr(mine[column], "spearman") for column in ("ciou", "ciou_adaptive")]
 display(
+    figures_evaluation.area_scatter(mine["area"], mine["ciou"], metrics.VGGSS_QUARTILES),
     Markdown(
-        f"{small.mean():.0%} of these clips have boxes of less than a quarter of the picture and can never reach a "
-        f"cIoU of one half at the median; of the others {mine.loc[~small, 'success'].mean():.0%} do."
-    )
+        f"{small.mean():.0%} of these clips have boxes of less than a quarter of the picture and "
+        f"can never reach a cIoU of one half at the median; of the other {(~small).sum()} "
+        f"{passed:.0f} do. The rank correlation of area and cIoU is {ranks[0]:.2f} at the median "
+        f"and {ranks[1]:.2f} at the adaptive threshold."
+    ),
 )
+
+# %% [markdown]
+# The adaptive threshold takes the area out of the bound; what then depends on size is the map. Clips in parentheses.
+
+# %%
+area = results.of("area")
+area = area[(area["split"] == first) & (area["measure"] == "success_adaptive")]
+area = area[area["method"].isin(["model", "model, shuffled sounds", "centre square"])]
+area = area.assign(group=area["part"] + " (" + area["clips"].astype(str) + ")")
+found = area[area["method"] == "model"].to_dict("records")
+if found:
+    sizes = [f"{row['part']} {text(row)}" for row in found]
+    display(
+        viz.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold"),
+        Markdown(f"The model's success by size of the object: {'; '.join(sizes)}."),
+    )
+else:
+    display(Markdown("The objects of this list are all of one group of sizes."))
+
+# %% [markdown]
+# ## Is there a source at all?
+#
+# A clip counts as found when its confidence, the mean of the map's top quarter, exceeds a threshold. Sounds without a
+# visible source (clips whose annotation has no box; where a list has none, the same pictures with off-screen sounds)
+# are false positives there. AP and max-F1 run over all thresholds, LocAcc leaves the confidence out (Mo & Morgado).
+
+# %%
+report("detection", "ap", "These lists have no sounds without a visible source.")
+
+# %% [markdown]
+# Confidence of the maps for sounds with a visible source and without; where the distributions overlap, no threshold
+# tells them apart.
+
+# %%
+SOUNDS = {"own": "own sound", "offscreen": "off-screen", "silence": "silence", "noise": "noise"}
+sure_of = confidence_by_sound(here, SOUNDS)
+right = sure_of.pop("own sound")
+wins = [f"{label} {np.mean(right[:, None] > values):.0%}" for label, values in sure_of.items()]
+if wins:
+    display(
+        figures_evaluation.confidences({"own sound": right} | sure_of),
+        Markdown(
+            "Of a clip with its own sound and one without a visible source, the former has the "
+            f"higher confidence in this share of pairs: {', '.join(wins)}. Half is chance."
+        ),
+    )
+else:
+    display(Markdown("There are no negative sounds for these clips."))
+
+# %% [markdown]
+# ## One threshold for all clips
+#
+# The universal threshold comes from negative sounds of the validation list: the third quartile of their maps' maxima,
+# of the worst kind (Juanola et al.). *pIA* is the share of the picture claimed above it when nothing in it sounds: 0
+# is best. *AOC* is the area under the share of clips with pIA ≤ t. $F_\mathrm{LOC}$ and $F_\mathrm{AUC}$ are harmonic
+# means with the success rate and the AUC on the clips' own sounds, at the same threshold.
+
+# %%
+level = summary["threshold"]
+if level["value"] is None:
+    display(Markdown(f"There is no universal threshold: {level['reason']}."))
+else:
+    display(
+        Markdown(
+            f"The threshold is {level['value']:.3f} on the raw map, from {level['clips']} clips "
+            f"of the list *{level['list']}* with {', '.join(level['kinds'])}."
+        )
+    )
+report("universal", "f_loc", "Without a threshold this protocol has no rows.")
+
+# %% [markdown]
+# Why one threshold is hard: the share of the picture above it, for every threshold, with the clips' own sounds and with
+# negative ones. A good threshold lies where the own sounds still claim what the objects cover and the others nothing.
+
+# %%
+data = datasets.open_dataset(settings, first, annotated=True)
+gallery = figures_evaluation.Gallery(data, maps)
+PLAYED = {"similarity": "own sound"} | {k: v for k, v in SOUNDS.items() if k != "own"}
+raw = gallery.of(mine.index, PLAYED)
+if level["value"] is not None:
+    above = [f"{label} {np.mean(values > level['value']):.1%}" for label, values in raw.items()]
+    display(
+        figures_evaluation.claimed(raw, level["value"]),
+        Markdown(
+            f"Share of the picture above the universal threshold: {', '.join(above)}; the boxes "
+            f"cover {mine['area'].mean():.1%}."
+        ),
+    )
+
+# %% [markdown]
+# The first clips of the list, not chosen, their maps on one scale: where the lower rows are as bright as the upper one,
+# no threshold can tell the sounds apart.
+
+# %%
+chosen = mine.index[:8]
+limits = tuple(np.quantile(raw["own sound"], [0.05, 0.995]))
+highest = {label: values.max(axis=(1, 2)) for label, values in raw.items()}
+right = highest.pop("own sound")
+louder = [f"{label} {np.mean(values > right):.0%}" for label, values in highest.items()]
+display(
+    gallery.show(chosen, mine.loc[chosen, "class"], PLAYED, limits),
+    Markdown(
+        "Share of all clips in which the map's highest point is higher for the negative than for "
+        f"the clip's own sound: {', '.join(louder)}."
+    ),
+)
+
+# %% [markdown]
+# ## Does the map move when the sound changes?
+#
+# In a scene with several things that can be heard, each sounds in turn. *IIoU* is the share of scenes in which every
+# one of them passes a cIoU of one half with its own sound, *IAUC* the area over thresholds (Senocak et al.).
+
+# %%
+report("interaction", "iiou_adaptive", "These clips have one sound each: no map can move.")
+
+# %% [markdown]
+# One dot for each object: the overlap of its boxes with the map for its own sound, over that with the map for the
+# other object's sound, both at the adaptive threshold. Without any effect of the sound all dots lie on the diagonal.
+
+# %%
+pairs = swaps.pairs(TestList.of(data))
+if pairs is None:
+    display(Markdown("No scene of this list has two sounds."))
+else:
+    this, other = swaps.overlaps(pairs, maps[f"{first}/similarity"])
+    gain = metrics.bootstrap(this - other, pairs.recordings, sure.resamples, sure.confidence)
+    display(
+        figures_evaluation.movement(this, other),
+        Markdown(
+            f"In {len(pairs.ids)} clips the right one of two sounds raises the overlap with its "
+            f"object by {text(gain._asdict(), sign=True)}; it is higher in "
+            f"{np.mean(this > other):.0%} of the clips and lower in {np.mean(this < other):.0%}."
+        ),
+    )
+
+# %% [markdown]
+# Neighbouring columns are one picture; only the sound differs. The upper row of maps has to move, the lower cannot.
+# The first scenes with two sounds, not chosen:
+
+# %%
+KINDS = {"similarity": "own sound", "shuffled": "another sound", "visual_only": "no sound"}
+if pairs is not None:
+    titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in pairs.ids[:8]]
+    still = {kind: label for kind, label in KINDS.items() if kind != "shuffled"}
+    display(gallery.show(pairs.ids[:8], titles, still))
+else:
+    display(Markdown("No scene of this list has two sounds."))
+
+# %% [markdown]
+# ## Retrieval across the senses
+#
+# The highest value of the map of picture $i$ and sound $j$ is the score of the pair. *R@k*: among the k best answers
+# to a query is a right one, the clip's own partner or, *of the class*, any of its class.
+
+# %%
+report("retrieval", "r1_image_to_sound", "There are no scores of all pairs.")
 
 # %% [markdown]
 # ## What it looks like
 #
-# Pictures, ground truth (dashed box, outlined pixels) and maps. The first scenes of the list, not chosen:
+# Pictures, ground truth (dashed box, outlined pixels) and maps, each scaled to its own range. Sorted by overlap with
+# the object at the adaptive threshold: the best, the middle and the worst.
 
 # %%
-data = datasets.open_dataset(settings, first, annotated=True)
-place = {clip_id: index for index, clip_id in enumerate(data.ids)}
-KINDS = {"similarity": "own sound", "shuffled": "another sound", "visual_only": "no sound"}
-
-
-def show(chosen, titles):
-    """The clips `chosen` with every kind of map there is; used for each gallery below."""
-    shown = [data[place[clip_id]] for clip_id in chosen]
-    rows = {
-        name: maps[f"{first}/{kind}"] for kind, name in KINDS.items() if f"{first}/{kind}" in maps
-    }
-    return viz.localization(
-        [clip["image"].numpy() for clip in shown],
-        {name: [values[place[clip_id]] for clip_id in chosen] for name, values in rows.items()},
-        [clip["boxes"].numpy() for clip in shown],
-        [clip["mask"] for clip in shown],
-        titles,
-    )
-
-
-chosen = mine.index[:8]
-show(chosen, mine.loc[chosen, "class"].tolist())
-
-# %% [markdown]
-# ### The same picture with each of its sounds
-#
-# Neighbouring columns are one picture; only the sound differs. The upper row of maps has to move.
-
-# %%
-scenes = mine.reset_index().groupby("scene", sort=False).filter(lambda rows: len(rows) > 1)
-pairs = list(scenes.groupby("scene", sort=False)["clip_id"].apply(list))[4:8]
-chosen = [clip_id for pair in pairs for clip_id in pair[:2]]
-if chosen:
-    display(show(chosen, [f"♪ {mine.loc[clip_id, 'class']}" for clip_id in chosen]))
-
-# %%
-both = scenes.groupby("scene")["pointing"].min() == 1
+ranked = mine.dropna(subset="ciou_adaptive").sort_values("ciou_adaptive", ascending=False)
+middle = max(len(ranked) // 2 - 1, 0)
+groups = {"best": ranked[:3], "median": ranked[middle : middle + 3], "worst": ranked[-3:]}
+chosen = pd.concat(groups, names=["rank"]).reset_index("rank")
+found = [f"{rank} {rows['ciou_adaptive'].mean():.2f}" for rank, rows in groups.items()]
 display(
-    Markdown(
-        f"In {both.mean():.0%} of the {len(both)} scenes the map points at each of the objects when its own sound is "
-        "played."
-        if len(both)
-        else "These clips have one sound each: the map cannot be asked to move."
-    )
+    gallery.show(chosen.index, chosen["rank"] + "\n" + chosen["class"], KINDS),
+    Markdown(f"Their mean cIoU at the adaptive threshold: {', '.join(found)}."),
 )
 
 # %% [markdown]
-# ### Best, median, worst
+# ### Failures
 #
-# Sorted by the overlap with the object at the adaptive threshold: the extremes and the middle.
+# Clips whose highest point misses the object, the most confident first.
 
 # %%
-ranked = mine.sort_values("ciou_adaptive", ascending=False).index
-middle = len(ranked) // 2
-chosen = [*ranked[:3], *ranked[middle - 1 : middle + 2], *ranked[-3:]]
-names = ["best"] * 3 + ["median"] * 3 + ["worst"] * 3
-show(
-    chosen[:9],
-    [f"{name}: {mine.loc[c, 'class']}" for name, c in zip(names, chosen, strict=False)],
-)
+hit = mine["pointing"] >= 0.5
+worst = mine[~hit].sort_values("confidence", ascending=False)[:8]
+says = f"{(~hit).sum()} of {len(mine)} clips miss ({np.mean(~hit):.0%}). "
+if hit.any() and len(worst):
+    typical = mine.groupby(hit)[["area", "confidence"]].median()
+    says += (
+        f"Their objects cover {typical['area'][False]:.0%} of the picture (median; "
+        f"{typical['area'][True]:.0%} where the map hits) at a confidence of "
+        f"{typical['confidence'][False]:.2f} ({typical['confidence'][True]:.2f})."
+    )
+if len(worst):
+    display(gallery.show(worst.index, worst["class"], KINDS))
+display(Markdown(says))
+
+# %% [markdown]
+# Where the highest point lies in scenes with two sounding things, by what is played.
+
+# %%
+if pairs is None:
+    display(Markdown("No scene of this list has two sounds."))
+else:
+    peaks = swaps.peaks(pairs, gallery.of(data.ids, KINDS))
+    missed = peaks.loc["own sound", ["the other object", "elsewhere"]]
+    display(
+        figures_evaluation.shares(peaks, "share of clips"),
+        Markdown(
+            f"With its own sound the map points at this object in "
+            f"{peaks.loc['own sound', 'this object']:.0%} of the clips, at the other one in "
+            f"{missed.iloc[0]:.0%} (a thing is found, but the wrong one), elsewhere in "
+            f"{missed.iloc[1]:.0%}."
+        ),
+    )
 
 # %% [markdown]
 # ## By class
 #
-# Pointing accuracy of each class; the line is what a random point would reach on average. In parentheses: clips.
+# Pointing accuracy of each class with its interval (hollow: a single recording, no interval); the line is what a
+# random point would reach on average. In parentheses: clips.
 
 # %%
-classes = (
-    mine.groupby("class")
-    .agg(value=("pointing", "mean"), clips=("pointing", "size"))
-    .reset_index()
-)
-chance = here.loc[here["method"] == "whole image", "pointing"].mean()
-viz.per_class(classes, chance, "pointing accuracy")
-
-# %%
-ordered = classes.sort_values("value")
-display(
-    Markdown(
-        f"Strongest: {', '.join(ordered['class'].iloc[::-1][:5])}. Weakest: {', '.join(ordered['class'][:5])}. "
-        f"{(ordered['value'] > chance).mean():.0%} of the {len(ordered)} classes lie above chance ({chance:.1%}); "
-        "single classes rest on few clips."
+classes = results.of("class").query("method == 'model' and measure == 'pointing'")
+classes = classes[classes["split"] == first].sort_values("value")
+chance = np.mean(by_method(here, "pointing")["whole image"])
+several = classes[classes["clusters"] > 1]
+if classes.empty:
+    display(Markdown("The clips of this list have no classes, or a single one."))
+else:
+    order = classes["part"].str.replace("_", " ").tolist()
+    display(
+        figures_evaluation.per_class(classes, chance, "pointing accuracy"),
+        Markdown(
+            f"Strongest: {', '.join(order[::-1][:5])}. Weakest: {', '.join(order[:5])}. "
+            f"{np.sum(classes['value'] > chance)} of {len(order)} classes lie above chance "
+            f"({chance:.2f}); {len(several)} have more than one recording and so an interval; it "
+            f"lies above chance for {np.sum(several['low'] > chance)} of them."
+        ),
     )
-)
 
 # %% [markdown]
-# ## Look for yourself
+# ## Beside published results
 #
-# In JupyterLab: any clip, with any sound of this list. (A page shows the figures above instead.)
+# Only what was measured on the same list under the same threshold compares, and only with all of its clips.
 
 # %%
-menu = ipywidgets.Dropdown(options=list(mine.index), description="clip")
-view = ipywidgets.Output()
-
-
-def look(change):
-    """Show the clip that the menu names."""
-    view.clear_output(wait=True)
-    with view:
-        display(show([change["new"]], [mine.loc[change["new"], "class"]]))
-
-
-menu.observe(look, names="value")
-display(menu, view)
+if "vggss" in summary["present"]:
+    rows = results.of("localization").query("split == 'vggss' and method == 'model'")
+    value = rows.groupby("measure")["value"].mean() * 100
+    ours = ("this run", f"{value['success']:.2f}", f"{value['auc']:.2f}")
+    ours += (f"{summary['present']['vggss']['present']}; trained on {settings.data.train}",)
+    table = pd.concat([published(), pd.DataFrame([ours], columns=published().columns)])
+    display(table.style.hide(axis="index"))
+else:
+    display(Markdown("Published numbers are on VGG-SS, which is not among these lists."))
 
 # %% [markdown]
 # ## What this does and does not say
 
 # %%
+trained, lacking = summary["training"], summary["data"]["missing"]
 display(
     Markdown(
-        f"One training with seed {summary['training']['seed']}, {summary['training']['epochs']} epochs, "
-        f"{summary['training']['seconds'] / 60:.1f} minutes, on *{summary['data']['name']}*. Intervals cover the "
-        "choice of test recordings, not the luck of the training: another seed gives other numbers. "
-        + (
-            f"{len(summary['data']['missing'])} media files were missing: the numbers do not compare with others."
-            if summary["data"]["missing"]
-            else "No media file was missing."
-        )
+        f"One training with seed {trained['seed']}, {trained['epochs']} epochs, "
+        f"{trained['seconds'] / 60:.1f} minutes, on *{summary['data']['name']}*. Intervals cover "
+        "the choice of test recordings, not the luck of the training: another seed gives other "
+        f"numbers. Of many results without an effect, {1 - sure.confidence:.0%} look like one by "
+        "chance. "
+        + f"{len(lacking)} media files were missing: no comparison with others. "
+        * bool(lacking)
     )
 )

@@ -32,7 +32,7 @@ STYLE = {
 }
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """A figure of rows x columns axes, `width` x `height` inches each, closed so that notebooks show it only once."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -52,13 +52,19 @@ def picture(axes: Axes, image: np.ndarray, title: str = "", border: str | None =
         spine.set(color=border or "black", linewidth=2.5)
 
 
-def overlay(axes: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "") -> None:
-    """Lay a raw map (h, w) over a picture, uint8 (3, H, W): scaled to its own range, the low part transparent."""
+def overlay(
+    axes: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "", limits: tuple[float, float] | None = None
+) -> None:
+    """Lay a raw map (h, w) over a picture, uint8 (3, H, W), the low part transparent.
+
+    Scaled to its own range, or to `limits`, with which maps of several sounds can be compared.
+    """
     grey = np.asarray(image).mean(axis=0) * 0.8 + 30
     size = image.shape[1:]
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
     large = resize(np.asarray(heatmap)[None], size)[0]
-    scaled = (large - large.min()) / max(float(np.ptp(large)), 1e-12)
+    low, high = (large.min(), large.max()) if limits is None else limits
+    scaled = np.clip((large - low) / max(float(high - low), 1e-12), 0, 1)
     axes.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(0.15 + 0.75 * scaled, 0, 0.9))
     axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=8)
@@ -81,7 +87,7 @@ def ground_truth(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: n
 
 def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 8) -> Figure:
     """Pictures, uint8 (3, H, W), in rows of `columns`, each under its title."""
-    figure, axes = _grid(-(-len(images) // columns), columns, 1.3, 1.25)
+    figure, axes = grid(-(-len(images) // columns), columns, 1.3, 1.25)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
@@ -92,7 +98,7 @@ def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: 
 
 def clips(images: Sequence[np.ndarray], spectrograms: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
     """Pictures, uint8 (3, H, W), above the spectrogram (F, T) of their sound."""
-    figure, axes = _grid(2, len(images), 1.6, 1.5)
+    figure, axes = grid(2, len(images), 1.6, 1.5)
     for column, (image, spectrogram, title) in enumerate(zip(images, spectrograms, titles, strict=True)):
         picture(axes[0, column], image, title)
         axes[1, column].imshow(spectrogram, origin="lower", aspect="auto", cmap="magma")
@@ -107,24 +113,27 @@ def localization(
     boxes: Sequence[np.ndarray],
     masks: Sequence[np.ndarray | None],
     titles: Sequence[str],
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """One column a clip: its picture with the ground truth, below it each kind of map over it."""
-    figure, axes = _grid(1 + len(maps), len(images), 1.5, 1.55)
+    """One column a clip: its picture with the ground truth, below it each kind of map over it (see `overlay`)."""
+    figure, axes = grid(1 + len(maps), len(images), 1.5, 1.55)
+    size = 8 * max(1, len(images) / 6)  # points: a page makes wide figures smaller
     for column, image in enumerate(images):
-        picture(axes[0, column], image, titles[column])
+        picture(axes[0, column], image)
+        axes[0, column].set_title(titles[column], fontsize=size)
         for row, name in enumerate(maps, 1):
-            overlay(axes[row, column], image, maps[name][column])
+            overlay(axes[row, column], image, maps[name][column], limits=limits)
         for axis in axes[:, column]:
             ground_truth(axis, image.shape[1], boxes[column], masks[column])
     for axis, name in zip(axes[:, 0], ["picture", *maps], strict=True):
-        axis.set_ylabel(name)
+        axis.set_ylabel(name, fontsize=size)
     return figure
 
 
 def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray, order: Sequence[int], boxes=None) -> Figure:
     """The K node maps (K, h, w) of one picture, in `order`, with how often each was foreground."""
     columns = 6
-    figure, axes = _grid(-(-(1 + len(maps)) // columns), columns, 1.35, 1.5)
+    figure, axes = grid(-(-(1 + len(maps)) // columns), columns, 1.35, 1.5)
     for axis in axes.flat:
         axis.axis("off")
     picture(axes.flat[0], image, "picture")
@@ -136,7 +145,7 @@ def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray, order:
 
 def similarity_matrix(logits: np.ndarray, labels: Sequence[str]) -> Figure:
     """Scaled similarity of every picture (row) with every sound (column) of a batch; pairs lie on the diagonal."""
-    figure, axes = _grid(1, 1, 4.6, 3.9)
+    figure, axes = grid(1, 1, 4.6, 3.9)
     sns.heatmap(logits, ax=axes[0, 0], cmap="viridis", square=True, xticklabels=labels, yticklabels=labels)
     axes[0, 0].set(xlabel="sound", ylabel="picture")
     return figure
@@ -144,7 +153,7 @@ def similarity_matrix(logits: np.ndarray, labels: Sequence[str]) -> Figure:
 
 def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
     """Columns of ``metrics.csv`` over epochs, one panel for each entry of `panels` (title -> columns)."""
-    figure, axes = _grid(1, len(panels), 2.9, 2.4)
+    figure, axes = grid(1, len(panels), 2.9, 2.4)
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
         for name in columns:
             if name in history:
@@ -159,7 +168,7 @@ def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: s
     """Means with their intervals (columns value, low, high), one line for each row of `table`, named by `label`."""
     names = list(dict.fromkeys(table[label]))
     groups = list(dict.fromkeys(table[hue])) if hue else [None]
-    figure, axes = _grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
+    figure, axes = grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
     axis = axes[0, 0]
     for place, group in enumerate(groups):
         rows = table if group is None else table[table[hue] == group]
@@ -173,60 +182,6 @@ def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: s
     axis.grid(axis="x", alpha=0.3)
     if hue:
         figure.legend(frameon=False, ncols=len(groups), loc="outside upper right")
-    return figure
-
-
-def success_curves(values: dict[str, np.ndarray], at: float = 0.5) -> Figure:
-    """Share of clips whose cIoU is at least t, over t: the curve whose area is the AUC."""
-    figure, axes = _grid(1, 1, 4.6, 3.1)
-    thresholds = np.linspace(0, 1, 101)
-    for (name, ciou), colour in zip(values.items(), [*COLOURS, "black"], strict=False):
-        passed = (np.asarray(ciou)[:, None] >= thresholds).mean(axis=0)
-        axes[0, 0].plot(thresholds, passed, label=name, color=colour)
-    axes[0, 0].axvline(at, color="grey", lw=0.8, ls=":")
-    axes[0, 0].set(xlabel="cIoU threshold t", ylabel="share of clips with cIoU ≥ t", xlim=(0, 1), ylim=(0, 1.02))
-    figure.legend(frameon=False, loc="outside right upper")
-    return figure
-
-
-def area_scatter(area: np.ndarray, ciou: np.ndarray) -> Figure:
-    """cIoU against the area of the ground truth, with the bound that the median threshold sets."""
-    figure, axes = _grid(1, 1, 4.6, 3.1)
-    bound = np.linspace(0.001, 1, 400)
-    axes[0, 0].scatter(area, ciou, s=6, alpha=0.4, color=COLOURS[0], linewidths=0, label="clips")
-    axes[0, 0].plot(bound, np.minimum(2 * bound, 0.5 / bound), color="black", lw=1, label="best possible at the median")
-    axes[0, 0].axhline(0.5, color="grey", lw=0.8, ls=":")
-    axes[0, 0].set(xlabel="share of the picture inside the boxes", ylabel="cIoU, median threshold", xlim=(0, 1))
-    figure.legend(frameon=False, loc="outside upper right", ncols=2)
-    return figure
-
-
-def distribution(values: np.ndarray, xlabel: str, marks: dict[str, float] | None = None, bins: int = 30) -> Figure:
-    """Histogram of one measure, with named vertical marks."""
-    figure, axes = _grid(1, 1, 4.4, 2.4)
-    sns.histplot(x=values, bins=bins, ax=axes[0, 0], color=COLOURS[0])
-    for colour, (name, value) in zip(COLOURS[1:], (marks or {}).items(), strict=False):
-        axes[0, 0].axvline(value, color=colour, lw=1.2, label=name)
-    axes[0, 0].set(xlabel=xlabel, ylabel="clips")
-    if marks:
-        axes[0, 0].legend(frameon=False)
-    return figure
-
-
-def per_class(table: pd.DataFrame, chance: float, xlabel: str) -> Figure:
-    """One line a class, sorted: mean (column value) of its clips as a dot on a line from chance."""
-    table = table.sort_values("value")
-    half = -(-len(table) // 2)
-    figure, axes = _grid(1, 2, 3.6, 0.55 + 0.15 * half)
-    for axis, rows in zip(axes[0], (table.iloc[::-1][:half], table.iloc[::-1][half:]), strict=True):
-        y = np.arange(len(rows))
-        axis.hlines(y, chance, rows["value"], color="lightgrey", lw=1.5)
-        axis.plot(rows["value"], y, "o", ms=4, color=COLOURS[0])
-        axis.axvline(chance, color=COLOURS[1], lw=1)
-        axis.set(yticks=y, xlim=(-0.03, 1.03), ylim=(half - 0.5, -0.7), xlabel=xlabel)
-        axis.set_yticklabels(
-            [f"{name} ({n})" for name, n in zip(rows["class"], rows["clips"], strict=True)], fontsize=7
-        )
     return figure
 
 
@@ -250,7 +205,7 @@ def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray
 
 def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Sequence[float]], xlabel: str) -> Figure:
     """Share of clips at or below each value, one line for each entry, beside known quantiles (x, share) as dots."""
-    figure, axes = _grid(1, 1, 5.4, 2.9)
+    figure, axes = grid(1, 1, 5.4, 2.9)
     for (name, sample), colour in zip(values.items(), COLOURS[: len(values)], strict=False):
         axes[0, 0].ecdf(sample, label=name, color=colour, lw=1.4)
     axes[0, 0].plot(*points, "o", color="black", ms=4, label="VGG-SS")
@@ -262,7 +217,7 @@ def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Seq
 
 def curves_of_runs(histories: dict[str, pd.DataFrame], panels: dict[str, str]) -> Figure:
     """One column of ``metrics.csv`` a panel (title -> column), one line for each run that has it."""
-    figure, axes = _grid(1, len(panels), 2.7, 2.5)
+    figure, axes = grid(1, len(panels), 2.7, 2.5)
     for axis, (title, column) in zip(axes[0], panels.items(), strict=True):
         for number, (name, history) in enumerate(histories.items()):
             if column in history:

@@ -1,0 +1,250 @@
+"""Figures and sentences of the evaluation: what is drawn and said is what the numbers are."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from sslib import figures_evaluation, presentation, swaps, viz
+from sslib.layout import Layout
+from sslib.truth import TestList
+
+
+def lines(axis):
+    """What an axis draws, by label."""
+    return {line.get_label(): np.array(line.get_data()) for line in axis.lines}
+
+
+def test_threshold_curves_are_shares_of_clips():
+    own, other = np.array([0.1, 0.5, 0.9, np.nan]), np.array([0.2])
+    figure = figures_evaluation.threshold_curves({"a": {"model": own}, "b": {"other": other}}, "cIoU", at=0.5)
+    drawn = lines(figure.axes[0])["model"]
+    for t, expected in ((0.0, 1.0), (0.3, 2 / 3), (0.5, 2 / 3), (0.505, 1 / 3), (1.0, 0.0)):
+        assert np.interp(t, *drawn) == pytest.approx(expected), t
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model", "other"]
+    assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
+
+
+def test_threshold_curves_from_below():
+    figure = figures_evaluation.threshold_curves({"": {"noise": np.array([0.0, 0.25, 1.0])}}, "pIA", below=True)
+    drawn = lines(figure.axes[0])["noise"]
+    assert [float(np.interp(t, *drawn)) for t in (0, 0.25, 0.9, 1)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
+
+
+def test_area_scatter_shows_every_clip_under_its_bound():
+    area, ciou = np.array([0.1, 0.25, 0.5, 0.8]), np.array([0.2, 0.5, 1.0, 0.625])
+    axis = figures_evaluation.area_scatter(area, ciou, (0.2,)).axes[0]
+    np.testing.assert_allclose(axis.collections[0].get_offsets(), np.stack([area, ciou], 1))
+    bound = lines(axis)["best possible at the median"]
+    np.testing.assert_allclose(np.interp(area, *bound), ciou, atol=2e-3)  # these four reach it
+    centres, means = lines(axis)["their mean"]
+    assert means.mean() == pytest.approx(ciou.mean()) and centres.mean() == pytest.approx(area.mean())
+
+
+def test_confidences_and_claimed_shares():
+    axis = figures_evaluation.confidences({"own": np.array([0.2, 0.9]), "noise": np.array([0.1, 0.1, 0.3])}).axes[0]
+    heights = [patch.get_height() for patch in axis.patches if hasattr(patch, "get_height")]
+    assert sum(heights) == pytest.approx(1)  # bars of the first kind; the other is an outline
+    maps = {"own": np.array([[[0.0, 1.0], [2.0, 3.0]]]), "noise": np.full((2, 2, 2), 1.5)}
+    drawn = lines(figures_evaluation.claimed(maps, 2.5).axes[0])
+    for t, expected in ((-0.0, 0.75), (1.1, 0.5), (2.5, 0.25), (3.0, 0.0)):
+        assert np.interp(t, *drawn["own"]) == pytest.approx(expected, abs=1e-9), t
+    assert np.interp([1.4, 1.6], *drawn["noise"]) == pytest.approx([1, 0])
+    assert drawn["universal threshold"][0].tolist() == [2.5, 2.5]
+
+
+def test_movement_and_shares():
+    axis = figures_evaluation.movement(np.array([0.7, 0.1]), np.array([0.2, 0.1])).axes[0]
+    np.testing.assert_allclose(axis.collections[-1].get_offsets(), [[0.2, 0.7], [0.1, 0.1]])
+    table = pd.DataFrame({"this": [0.5, 1.0], "other": [0.2, 0.0], "else": [0.3, 0.0]}, index=["own", "none"])
+    axis = figures_evaluation.shares(table, "share").axes[0]
+    assert [patch.get_width() for patch in axis.patches] == pytest.approx([0.5, 1.0, 0.2, 0.0, 0.3, 0.0])
+    assert sorted(text.get_text() for text in axis.texts) == ["100%", "20%", "30%", "50%"]
+
+
+def test_per_class_sorts_and_leaves_single_recordings_hollow():
+    rows = [(f"c_{n}", n / 10, n / 10 - 0.05, n / 10 + 0.05, 4, 1 + n % 2) for n in range(7)]
+    table = pd.DataFrame(rows, columns=["part", "value", "low", "high", "clips", "clusters"])
+    left, right = figures_evaluation.per_class(table, 0.2, "pointing").axes
+    names = [[label.get_text() for label in axis.get_yticklabels()] for axis in (left, right)]
+    assert names == [["c 6 (4)", "c 5 (4)", "c 4 (4)", "c 3 (4)"], ["c 2 (4)", "c 1 (4)", "c 0 (4)"]]
+    dots = left.collections[-1]
+    assert [to_hex(colour) == "#ffffff" for colour in dots.get_facecolors()] == [True, False, True, False]
+    assert len(left.collections[0].get_segments()) == 2
+    left, right = figures_evaluation.per_class(table, 0.2, "pointing", most=4).axes
+    assert [label.get_text()[:3] for axis in (left, right) for label in axis.get_yticklabels()] == [
+        "c 6", "c 5", "c 1", "c 0",
+    ]  # fmt: skip
+
+
+def test_overlay_on_a_common_scale():
+    image, figure = np.zeros((3, 8, 8), np.uint8), viz.grid(1, 2, 1, 1)
+    weak = np.array([[0.0, 0.1], [0.2, 0.3]])
+    for axis, limits in zip(figure[1][0], (None, (0.0, 0.6)), strict=True):
+        viz.overlay(axis, image, weak, limits=limits)
+    own, common = (axis.images[1].get_array() for axis in figure[1][0])
+    assert own.max() == pytest.approx(1) and common.max() == pytest.approx(0.5) and common.min() == 0
+
+
+# Two pictures with two sounds each, one with one ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def clips(tmp_path) -> TestList:
+    left, right = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
+    boxes = {"s0_a": left, "alone": left, "s0_b": right, "s1_a": right, "s1_b": left}
+    annotations = {
+        clip_id: {"boxes": [box], "scene": clip_id[:2], "recording": f"r_{clip_id}"} for clip_id, box in boxes.items()
+    }
+    return TestList("test", Layout(tmp_path), list(boxes), annotations)
+
+
+LEFT, RIGHT = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+
+
+def test_swaps_compare_the_same_object_under_both_sounds(clips):
+    found = swaps.pairs(clips)
+    assert found.ids == ["s0_a", "s0_b", "s1_a", "s1_b"] and found.rows.tolist() == [0, 2, 3, 4]
+    assert found.partner.tolist() == [1, 0, 3, 2] and found.recordings[0] == "r_s0_a"
+    maps = np.stack([LEFT, RIGHT, RIGHT, LEFT, LEFT])  # the first scene follows the sound, the second stays left
+    this, other = swaps.overlaps(found, maps)
+    assert this.tolist() == [1, 1, 0, 1] and other.tolist() == [0, 0, 0, 1]
+    peaks = swaps.peaks(found, {"own": maps})
+    assert peaks.loc["own"].tolist() == pytest.approx([3 / 4, 1 / 4, 0])
+
+
+def test_swaps_with_masks_know_the_background(clips):
+    for clip_id in ("s0_a", "s0_b"):
+        mask = np.zeros((224, 224), np.uint8)
+        mask[112:, :112] = 255 if clip_id == "s0_a" else 0
+        mask[112:, 112:] = 255 if clip_id == "s0_b" else 0
+        path = clips.layout.mask(clip_id)
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(mask).save(path)
+    found = swaps.pairs(clips, most=2)
+    assert found.ids == ["s0_a", "s0_b"]
+    top = np.zeros((5, 2, 2))
+    top[:, 0, 0] = 1
+    assert swaps.peaks(found, {"own": top}).loc["own"].tolist() == [0, 0, 1]
+
+
+def test_no_pairs_without_scenes(clips):
+    assert swaps.pairs(clips._replace(ids=["s0_a", "alone"])) is None
+
+
+def test_gallery_shows_the_kinds_that_there_are(clips):
+    class Data:
+        split, ids = clips.split, clips.ids
+
+        def __getitem__(self, row):
+            image = np.full((3, 8, 8), row, np.uint8)
+            return {"image": Tensor(image), "boxes": Tensor(np.array([[0, 0, 0.5, 1]])), "mask": None}
+
+    class Tensor(np.ndarray):
+        def __new__(cls, values):
+            return values.view(cls)
+
+        def numpy(self):
+            return np.asarray(self)
+
+    maps = {"test/similarity": np.arange(20.0).reshape(5, 2, 2)}
+    gallery = figures_evaluation.Gallery(Data(), maps)
+    kinds = {"similarity": "own", "silence": "silence"}
+    np.testing.assert_array_equal(gallery.of(["s1_a", "s0_a"], kinds)["own"], maps["test/similarity"][[3, 0]])
+    figure = gallery.show(["s1_a", "s0_a"], ["a_b", "c"], kinds)
+    assert [axis.get_title() for axis in figure.axes] == ["a b", "c", "", ""]
+    assert figure.axes[0].images[0].get_array().max() == 3
+
+
+# Tables and sentences ---------------------------------------------------------------------
+
+
+def row(method, measure, value, protocol="detection", clusters=9):
+    place = {"protocol": protocol, "split": "test", "part": "all", "measure": measure, "clips": 20}
+    return place | {"method": method, "value": value, "low": value - 0.05, "high": value + 0.05, "clusters": clusters}
+
+
+def said(measure, control, value, low, high):
+    place = {"protocol": "detection", "split": "test", "part": "all", "measure": measure}
+    return place | {
+        "control": control, "control_value": 0.3, "value": value, "low": low, "high": high, "clear": low > 0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def summary():
+    measures = {"ap": 0.5, "max_f1": 0.3, "loc_acc": 0.1}
+    tables = [row("model", name, value) for name, value in measures.items()]
+    tables += [row("centre <square>", name, 0.3) for name in measures]
+    verdicts = [
+        said("ap", "centre <square>", 0.2, 0.1, 0.3),
+        said("max_f1", "centre <square>", 0.0, -0.1, 0.1),
+        said("loc_acc", "centre <square>", -0.2, -0.3, -0.1),
+    ]
+    return {"tables": tables, "differences": [], "verdicts": verdicts}
+
+
+def test_text_of_a_value():
+    assert presentation.text({"value": 0.5954, "low": 0.546, "high": 0.6472}) == "0.595 [0.546, 0.647]"
+    assert presentation.text({"value": 0.1, "low": -0.02, "high": 0.22}, sign=True) == "+0.100 [−0.020, +0.220]"
+    assert presentation.text({"value": np.nan, "low": np.nan, "high": np.nan}) == "–"
+    assert presentation.text({"value": 0.5, "low": 0.5, "high": 0.5, "clusters": 1}) == "0.500 [one recording]"
+
+
+def test_a_table_marks_what_its_controls_allow(summary):
+    table = presentation.Results(summary).table("detection")
+    cells = re.findall(r"<td[^>]*>(.*?)<br>", table)
+    assert cells == ["<b>0.500</b>", "0.300†", "0.100‡", "0.300", "0.300", "0.300"]
+    assert "centre &lt;square&gt;" in table and "test: n = 20, 9 recordings" in table
+    assert "[0.450, 0.550]" in table
+
+
+def test_a_reading_says_it_in_words(summary):
+    reading = presentation.Results(summary).reading("detection", "ap")
+    assert reading == (
+        "- **test**: AP 0.500 [0.450, 0.550], better than its best control (centre <square>, 0.300; difference "
+        "+0.200 [+0.100, +0.300]). Its other measures against their own best controls: 1 not distinguishable (max-F1), "
+        "1 worse (LocAcc)."
+    )
+    assert presentation.Results(summary).of("retrieval").empty
+
+
+def test_one_recording_allows_no_verdict(summary):
+    summary["tables"] = [one | {"clusters": 1} for one in summary["tables"]]
+    results = presentation.Results(summary)
+    assert "<b>" not in results.table("detection") and "†" not in results.table("detection")
+    assert "control" not in results.reading("detection", "ap")
+
+
+def test_wide_protocols_become_two_tables():
+    names = list(presentation.PROTOCOLS["retrieval"])
+    rows = [row("model", name, 0.1, "retrieval") for name in names]
+    table = presentation.Results({"tables": rows, "differences": [], "verdicts": []}).table("retrieval")
+    assert table.count("<table") == 2 and table.count("<td") == len(names)
+
+
+def test_confidence_by_sound_and_by_method():
+    clips = pd.DataFrame(
+        [
+            ("similarity", "own", True, 0.9, 0.5), ("similarity", "own", False, 0.4, np.nan),
+            ("similarity", "noise", False, 0.1, np.nan), ("centre_square", "none", True, 0.0, 0.2),
+        ],
+        columns=["map", "sound", "source", "confidence", "ciou"],
+    )  # fmt: skip
+    sounds = {"own": "own sound", "noise": "noise", "silence": "silence"}
+    found = presentation.confidence_by_sound(clips, sounds)
+    assert {label: values.tolist() for label, values in found.items()} == {
+        "own sound": [0.9], "noise": [0.1], presentation.UNSEEN: [0.4],
+    }  # fmt: skip
+    methods = presentation.by_method(clips, "ciou")
+    assert {method: values.tolist() for method, values in methods.items()} == {"model": [0.5], "centre square": [0.2]}
+
+
+def test_what_is_not_known_of_published_results_stays_empty():
+    table = presentation.published().set_index("method")
+    paper = table.loc["the paper implemented here (Zhou et al. 2023)"]
+    assert (paper[["success at 0.5, %", "AUC, %"]] == "").all()
+    assert table.loc["LVS (Chen et al. 2021)"].tolist()[:2] == ["30.30", "36.40"]
