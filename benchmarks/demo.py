@@ -47,12 +47,13 @@ def results(folder: Path) -> str:
     summary = json.loads((run / "summary.json").read_text())
     epochs = pd.read_csv(run / "metrics.csv")
     lines = [f"training: {epochs['seconds'].sum() / 60:.1f} min, {len(epochs)} epochs, validation included"]
-    rows = pd.DataFrame(summary["tables"])
+    rows = pd.DataFrame(summary["tables"]).query("protocol in ('localization', 'masks')")
     for row in rows[rows["measure"].isin(["pointing", "miou", "success"])].itertuples():
         if row.method in ("model", "model, shuffled sounds", "visual-only (foreground nodes)", "centre square"):
             place = f"{row.split}, {row.part}: {row.measure}, {row.method}"
             lines.append(f"{place}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] over {row.clusters} recordings")
-    for row in pd.DataFrame(summary["differences"]).query("measure == 'pointing'").itertuples():
+    differences = pd.DataFrame(summary["differences"]).query("protocol == 'masks' and measure == 'pointing'")
+    for row in differences.itertuples():
         place = f"{row.split}, {row.part}: pointing, model minus {row.control}"
         lines.append(f"{place}: {100 * row.value:+.1f} points [{100 * row.low:+.1f}, {100 * row.high:+.1f}]")
     return "\n".join(lines)
