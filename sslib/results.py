@@ -48,7 +48,9 @@ def of_protocols(frames: Frames, evaluation: Evaluation, seed: int) -> Iterator[
 # Means of what single clips have --------------------------------------------------------------------------------------
 
 
-def means(own: dict[str, pd.DataFrame], measures: Iterable[str], evaluation: Evaluation, seed: int) -> list[Row]:
+def means(
+    own: dict[str, pd.DataFrame], measures: Iterable[str], evaluation: Evaluation, seed: int, against: bool = True
+) -> list[Row]:
     """Means over clips of columns that the methods' rows have, and the model's paired differences to its controls."""
     first = next(iter(own.values()))
     columns = {
@@ -61,15 +63,18 @@ def means(own: dict[str, pd.DataFrame], measures: Iterable[str], evaluation: Eva
     return _with_differences(
         columns,
         lambda values: intervals.bootstrap_table(values, recordings, evaluation.resamples, evaluation.confidence, seed),
+        against,
     )
 
 
-def _with_differences(columns: Columns, bootstrap: Callable[[np.ndarray], list[intervals.Interval]]) -> list[Row]:
+def _with_differences(
+    columns: Columns, bootstrap: Callable[[np.ndarray], list[intervals.Interval]], against: bool = True
+) -> list[Row]:
     """Rows of a table and of the model's differences to its controls, from columns of values and their intervals."""
     gains = {
         (control, measure): columns[MODEL, measure] - values
         for (control, measure), values in columns.items()
-        if control in CONTROLS and (MODEL, measure) in columns
+        if against and control in CONTROLS and (MODEL, measure) in columns
     }
     if not columns:
         return []
