@@ -124,7 +124,7 @@ def _untested(config: Config) -> tuple[datasets.AVDataset | None, np.ndarray, st
     except (FileNotFoundError, ValueError) as error:
         if config.data.require_all:
             raise
-        return None, np.zeros(0, dtype=bool), str(error)
+        return None, np.zeros(0, dtype=bool), str(error).replace(f"{config.data.root}/", "")
     tested = {clip_id for name in config.data.tests for clip_id in dataset.layout.ids(name)}
     used = np.array([clip_id not in tested for clip_id in dataset.ids])
     return dataset, used, f"all clips of {config.data.val!r} are test clips"

@@ -81,6 +81,8 @@ def verdict(tables: list[Row], differences: list[Row], **place: str) -> Verdict 
     gain = gains[control]
     low, high = gain["low"], gain["high"]
     better, worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
+    if gain["clusters"] < 2:  # resampling one recording always gives it back: an interval of no width says nothing
+        better = worse = False
     said = "better than" if better else "worse than" if worse else "not distinguishable from"
     text = f"{said} its best control ({control})"
     return Verdict(control, values[control], gain["value"], low, high, bool(better), text)

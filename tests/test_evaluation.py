@@ -678,13 +678,14 @@ def test_verdicts_take_the_best_control():
     place = {"protocol": "masks", "split": "test", "part": "all", "measure": "pointing"}
     values = {"model": 0.5, "centre square": 0.3, "untrained weights": 0.4, "oracle ranking": 1.0}
     rows = [place | {"method": name, "value": one} for name, one in values.items()]
-    gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3}
+    gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 9}
              for name, low in (("centre square", 0.1), ("untrained weights", -0.1))]  # fmt: skip
     said = tables.verdict(rows, gains, **place)
     assert (said.control, said.control_value, said.clear) == ("untrained weights", 0.4, False)
     assert said.text == "not distinguishable from its best control (untrained weights)"
     gains[1]["low"] = 0.05
     assert tables.verdict(rows, gains, **place).clear
+    assert not tables.verdict(rows, [gain | {"clusters": 1} for gain in gains], **place).clear
     gains[1] |= {"low": -0.3, "high": -0.1}
     assert tables.verdict(rows, gains, **place).text.startswith("worse than")
     assert tables.verdict(rows, [], **place) is None
