@@ -17,7 +17,8 @@
 # # Experiments
 #
 # One entry for each folder under `reports/`, the latest first. Every number below is read from the
-# experiment's own `run/summary.json`; intervals are in brackets.
+# experiment's own `run/summary.json`: shares of clips, with 95 % intervals
+# (or what the configuration says) in brackets.
 
 # %% tags=["parameters"]
 reports = "../reports"
@@ -62,7 +63,7 @@ found.sort(key=lambda experiment: experiment["changed"], reverse=True)
 
 # %%
 def number(value):
-    return f"{value:.3g}" if isinstance(value, (int, float)) else escape(str(value))
+    return f"{value:.3f}" if isinstance(value, (int, float)) else escape(str(value))
 
 
 def row(item):
@@ -70,8 +71,8 @@ def row(item):
     interval = (
         f"[{number(item['low'])}, {number(item['high'])}]" if item.get("low") is not None else ""
     )
-    value = f"{number(item.get('value'))} {escape(item.get('unit') or '')}"
-    return f"<tr><td>{escape(item.get('label', ''))}</td><td>{value}</td><td>{interval}</td></tr>"
+    label, value = escape(item.get("label", "")), number(item.get("value"))
+    return f"<tr><td>{label}</td><td>{value}</td><td>{interval}</td></tr>"
 
 
 def picture(experiment):

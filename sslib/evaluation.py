@@ -167,9 +167,7 @@ def headline(rows: list[dict], differences: list[dict]) -> list[dict[str, Any]]:
         gained = (row["protocol"], row["control"], row["measure"])
         if gained == ("masks", METHODS["similarity", "shuffled"], "pointing"):
             lines.append({"label": f"pointing gained by the right sound: {row['split']}, {row['part']}"} | row)
-    return [
-        {key: line[key] for key in ("label", "value", "low", "high", "clips")} | {"unit": "share"} for line in lines
-    ]
+    return [{key: line[key] for key in ("label", "value", "low", "high", "clips")} for line in lines]
 
 
 def describe(config: Config) -> dict[str, Any]:
