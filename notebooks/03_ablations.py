@@ -65,20 +65,20 @@ if not variants:
 # %% [markdown]
 # ## The variants
 #
-# This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, one after
-# the other; what is finished is skipped.
+# This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, as many at
+# a time as `ablations.jobs` says; what is finished is skipped.
 
 # %%
-runs, trained = {}, {}
+changes = {}
 for name, change in variants.items():
     for seed in seeds:
         exp_name = f"{settings.exp_name}/variants/{name}-seed{seed}"
-        own = {"exp_name": exp_name, "seed": seed, "ablations": {"variants": {}, "seeds": []}}
-        changed = configuration.merge(configuration.merge(overrides, change), own)
-        runs[name, seed] = (
-            workbook.run(config, ("02", "04"), overrides=changed, index=False) / "run"
-        )
-        trained[name, seed] = configuration.load(config, changed)
+        own = {"exp_name": exp_name, "seed": seed}
+        own["ablations"] = {"variants": {}, "seeds": [], "jobs": 1}
+        changes[name, seed] = configuration.merge(configuration.merge(overrides, change), own)
+folders = workbook.run_variants(config, ("02", "04"), changes, settings.ablations.jobs)
+runs = {key: folder / "run" for key, folder in folders.items()}
+trained = {key: configuration.load(config, change) for key, change in changes.items()}
 
 # %% [markdown]
 # What sets the variants apart, and what they cost:

@@ -167,6 +167,7 @@ class Ablations(Section):
 
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
+    jobs: PositiveInt = Field(1, description="variants at a time, each on its share of the processor's cores")
 
 
 class Config(Section):

@@ -6,8 +6,12 @@ notebook that is finished (same text, configuration, library and predecessors) i
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import io
 import json
+import os
 import sys
 import time
 from datetime import datetime
@@ -25,7 +29,7 @@ from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError, strip_color
 from traitlets import default
 
-from sslib import pages
+from sslib import pages, parallel
 from sslib.config import Config, ConfigError, experiment_folder, find, load, repository_root
 
 TRAINING = "02_training"
@@ -99,6 +103,36 @@ def run(
     return folder
 
 
+def run_variants(
+    path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1
+) -> dict[Any, Path]:
+    """:func:`run` one configuration with several sets of overrides, without renewing the list of experiments.
+
+    Parameters
+    ----------
+    variants : overrides (each with an ``exp_name`` of its own) by any key.
+    jobs : so many at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
+        otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other.
+
+    Returns
+    -------
+    Their folders, in the order of `variants`.
+
+    Raises
+    ------
+    NotebookError, ConfigError
+        Of the first variant that fails; those under way are finished before.
+    """
+    if jobs == 1:
+        return {key: run(path, only, overrides=overrides, index=False) for key, overrides in variants.items()}
+    folders = {}
+    task = functools.partial(_run_variant, path, only, max(1, (os.cpu_count() or 1) // jobs))
+    for (key, _), (folder, seconds) in parallel.each(task, variants.items(), workers=jobs):
+        print(f"{folder.name} {seconds:.0f} s", flush=True)
+        folders[key] = folder
+    return {key: folders[key] for key in variants}
+
+
 def choose(notebooks: list[Path], only: tuple[str, ...]) -> list[Path]:
     """The notebooks whose names begin with one of the given numbers."""
     known = [notebook.name[:2] for notebook in notebooks]
@@ -170,6 +204,17 @@ def write_index(root: Path) -> Path | None:
     check(notebook, parameters)
     execute(notebook, reports / "index.ipynb", parameters, {}, show_code=False)
     return reports / "index.html"
+
+
+def _run_variant(
+    path: str | Path, only: tuple[str, ...], threads: int, variant: tuple[Any, dict[str, Any]]
+) -> tuple[Path, float]:
+    """One variant in a process of its own; what it prints line by line would mix with that of the others."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the kernels that it starts
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        folder = run(path, only, overrides=variant[1], index=False)
+    return folder, time.perf_counter() - start
 
 
 def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, force: bool) -> None:

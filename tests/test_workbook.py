@@ -1,6 +1,7 @@
 """The runner and its pages, on tiny notebooks in a temporary clone (papermill and the kernels are the real ones)."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -233,6 +234,24 @@ def test_wrong_notebooks_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(workbook.NotebookError, match="no notebook 07; there are 01, 04"):
         workbook.run(config, only=("07",))
     assert not (tmp_path / "reports").exists()
+
+
+def test_variants_two_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cell = "---\nimport os\nassert overrides['seed'] != 7, 'seven'\nos.environ['OMP_NUM_THREADS'], overrides['seed']"
+    config = make_clone(tmp_path, _02_training=notebook("# Training\n" + cell, PARAMETERS + "retrain = False"))
+
+    def changes(*seeds):
+        return {("some", seed): {"exp_name": f"tiny/variants/some-seed{seed}", "seed": seed} for seed in seeds}
+
+    folders = workbook.run_variants(config, ("02",), changes(3, 1, 2), jobs=2)
+    assert list(folders) == [("some", 3), ("some", 1), ("some", 2)]
+    threads = str(max(1, os.cpu_count() // 2))
+    for (_, seed), folder in folders.items():
+        assert folder.name == f"some-seed{seed}" and results(folder / "02_training.ipynb") == f"('{threads}', {seed})"
+    with pytest.raises(workbook.NotebookError, match=r"(?s)AssertionError.*seven.*some-seed7/02_training.failed.ipynb"):
+        workbook.run_variants(config, ("02",), changes(7, 1), jobs=2)
+    assert "OMP_NUM_THREADS" not in os.environ and not (tmp_path / "reports" / "index.html").exists()
 
 
 def test_command_line_errors_are_one_message(tmp_path):
