@@ -134,7 +134,7 @@ def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, ep
         step, steps = (epoch - 1) * count + index, config.training.epochs * count
         rate = learning_rate(config, step, steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         result = training_step(model, batch, features.ramped(config, step / steps), fabric)
         fabric.backward(result.total)
         optimizer.step()
@@ -316,8 +316,13 @@ def _epoch_seed(config: Config, epoch: int, rank: int = 0) -> int:
 
 
 def _optimizer(model: SoundLocalizer, config: Config) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.training.optimizer]
-    return kind(model.parameters(), lr=config.training.learning_rate, weight_decay=config.training.weight_decay)
+    """Adam or AdamW; ``share`` of a group of parameters is what it gets of the learning rate of each step."""
+    training = config.training
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    rest = [value for name, value in model.named_parameters() if not name.startswith("audio_trunk.")]
+    sound = (training.audio_learning_rate or training.learning_rate) / training.learning_rate
+    groups = [{"params": rest, "share": 1.0}, {"params": [*model.audio_trunk.parameters()], "share": sound}]
+    return kind(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
 def _write(path: Path, content: bytes, fabric) -> None:

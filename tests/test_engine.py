@@ -222,15 +222,34 @@ def test_rates_of_a_run_are_those_of_the_schedule(trained, settings):
     assert metrics_of(trained)["learning_rate"].tolist() == last
 
 
+def test_the_audio_trunk_learns_at_its_own_rate(configure, tmp_path):
+    def after_one_step(rate):
+        settings = configure(
+            training={"learning_rate": 1e-2, "audio_learning_rate": rate, "batch_size": 24, "epochs": 1}
+        )
+        run = engine.fit(settings, tmp_path / str(rate))
+        return checkpoint.load_model(run / "checkpoint.pt", "cpu")[0].state_dict()
+
+    slow, fast, same = after_one_step(1e-3), after_one_step(4e-3), after_one_step(None)
+    for name in ("conv1.weight", "layer4.0.conv2.weight"):
+        # Adam's first step is the rate itself, wherever the gradient is not next to nothing.
+        moved = (fast["audio_trunk." + name] - slow["audio_trunk." + name]).abs().median()
+        assert moved == pytest.approx(3e-3, rel=1e-2)
+        assert (same["audio_trunk." + name] - slow["audio_trunk." + name]).abs().median() == pytest.approx(
+            9e-3, rel=1e-2
+        )
+        assert torch.equal(fast["image_trunk." + name], slow["image_trunk." + name])
+
+
 @pytest.mark.parametrize("kind, wanted", [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
 def test_optimizer(configure, kind, wanted):
     settings = configure(training={"optimizer": kind, "weight_decay": 0.3})
     model = SoundLocalizer(settings.model)
     found = engine._optimizer(model, settings)
     assert type(found) is wanted
-    [group] = found.param_groups
-    assert (group["lr"], group["weight_decay"]) == (2e-3, 0.3)
-    assert {id(p) for p in group["params"]} == {id(p) for p in model.parameters()}
+    assert all((group["lr"], group["weight_decay"]) == (2e-3, 0.3) for group in found.param_groups)
+    optimized = [id(p) for group in found.param_groups for p in group["params"]]
+    assert sorted(optimized) == sorted(id(p) for p in model.parameters())
 
 
 def test_frequency_of_foreground_nodes_by_hand(configure):
