@@ -121,11 +121,12 @@ if runs:
         "does early in training. An order of variants found here need not hold at full length."
     )
     display(Markdown(text))
+    plain = json.loads(
+        json.dumps(variants)
+    )  # the YAML of equal parts is written out, not referred to
     display(
         Markdown(
-            "```yaml\n"
-            + yaml.safe_dump(variants, sort_keys=False, default_flow_style=None)
-            + "```"
+            "```yaml\n" + yaml.safe_dump(plain, sort_keys=False, default_flow_style=None) + "```"
         )
     )
 
