@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sslib import checkpoint, datasets, engine, metrics, truth
+from sslib import checkpoint, datasets, metrics, prediction, truth
 
 LISTS = {"known": "test", "new": "test_new_instances"}
 RUN = Path(__file__).resolve().parents[1] / "reports/demo/stamps/run/checkpoint.pt"
@@ -39,7 +39,7 @@ def main() -> None:
             for alike in (True, False):
                 heard = [rng.choice(np.flatnonzero(usable & ((classes[sounds] == name) == alike))) for name in seen]
                 played = datasets.InMemory(ids, memory[pictures].image[rows], memory[sounds].waveform[np.array(heard)])
-                maps = engine.predict(model, played, config).maps["similarity"]
+                maps = prediction.predict(model, played, config).maps["similarity"]
                 hits.append(metrics.pointing(maps, masks).astype(float))
             resampling = config.evaluation.resamples, config.evaluation.confidence
             gain = metrics.bootstrap(hits[0] - hits[1], seen.tolist(), *resampling)

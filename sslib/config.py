@@ -125,13 +125,9 @@ class Augment(Section):
     colour: float = Field(0.0, ge=0.0, le=1.0, description="range of brightness, contrast, saturation and hue changes")
     grey: float = Field(0.0, ge=0.0, le=1.0, description="share of pictures shown without colour")
     shift: float = Field(0.0, ge=0.0, le=1.0, description="share of its length by which a sound may be rolled in time")
-    speed: float = Field(0.0, ge=0.0, lt=1.0, description="a sound may play this share faster, or as much slower")
     gain_db: float = Field(0.0, ge=0.0, description="range of level changes, dB")
     noise_db: float | None = Field(None, description="level of added noise below the sound at its loudest, dB")
     mask: float = Field(0.0, ge=0.0, lt=1.0, description="largest masked share of bands and of frames (SpecAugment)")
-    ramp: float = Field(
-        0.0, ge=0.0, le=1.0, description="share of all steps over which colour, grey, speed, noise and mask come in"
-    )
 
 
 class Training(Section):

@@ -16,11 +16,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from sslib import checkpoint, datasets, engine, names, negatives, tables, viz
+from sslib import checkpoint, datasets, names, negatives, tables, viz
 from sslib.config import Config
 from sslib.measures import measure
 from sslib.model import SoundLocalizer
 from sslib.names import CONTROLS, MEASURES, METHODS, MODEL, PROTOCOLS
+from sslib.prediction import predict
 from sslib.tables import verdict
 from sslib.truth import TestList
 
@@ -81,9 +82,9 @@ def predict_all(
     """
     sounds = negatives.other_sounds(TestList.of(dataset), config.seed)
     clips = datasets.load_in_memory(dataset, device) if config.data.decoded else dataset
-    trained = engine.predict(model, clips, config, device, sounds, pairs)
+    trained = predict(model, clips, config, device, sounds, pairs)
     unheard = {name: sound for name, sound in sounds.items() if name in names.NEGATIVES}
-    blank = engine.predict(untrained, clips, config, device, unheard, pairs)
+    blank = predict(untrained, clips, config, device, unheard, pairs)
     arrays = trained.maps | {"audio": trained.audio}
     if pairs:
         arrays |= {"image": trained.pairs, "untrained_image": blank.pairs}

@@ -65,22 +65,6 @@ def _mel_bank(sample_rate: int, window: int, bands: int):
     return librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands)
 
 
-def ramped(config: Config, progress: float) -> Config:
-    """The configuration whose augmentation is as strong as it shall be after `progress` (0 to 1) of all steps.
-
-    A network that sees hard changes from the first step may never begin to learn; ``augment.ramp`` lets it begin.
-    """
-    augment = config.training.augment
-    strength = min(1.0, progress / augment.ramp) if augment.ramp else 1.0
-    if strength == 1:
-        return config
-    scaled = {name: strength * getattr(augment, name) for name in ("colour", "grey", "speed", "mask")}
-    noisy = strength > 0 and augment.noise_db is not None
-    scaled["noise_db"] = augment.noise_db - 20 * math.log10(strength) if noisy else None
-    training = config.training.model_copy(update={"augment": augment.model_copy(update=scaled)})
-    return config.model_copy(update={"training": training})
-
-
 def sounds(waveform: Int16[Tensor, "B samples"], config: Config, augment: bool = False) -> Float[Tensor, "B 1 F T"]:
     """What the audio trunk sees of stored int16 sounds, by the experiment's ``front_end``."""
     values, front_end, rate = waveform.float() / 32768, config.front_end, config.data.sample_rate
@@ -152,14 +136,12 @@ def _turn_hue(chroma: Tensor, colour: float) -> Tensor:
 
 
 def augment_waveform(waveform: Float[Tensor, "B samples"], config: Augment) -> Float[Tensor, "B samples"]:
-    """Roll in time, change speed, level, add white noise: each sound by its own random amount."""
+    """Roll in time, change the level, add white noise: each sound by its own random amount."""
     count, samples = waveform.shape
     if config.shift:
         start = torch.randint(int(config.shift * samples) + 1, (count, 1))
         index = (start + torch.arange(samples)) % samples
         waveform = waveform.gather(1, index.to(waveform.device))
-    if config.speed:
-        waveform = change_speed(waveform, (1 + config.speed) ** (2 * torch.rand(count, 1) - 1))
     if config.noise_db is not None:
         level = config.noise_db + 20 * torch.rand(count, 1).to(waveform.device)
         amplitude = waveform.abs().amax(dim=1, keepdim=True) * 10 ** (-level / 20)
@@ -168,16 +150,6 @@ def augment_waveform(waveform: Float[Tensor, "B samples"], config: Augment) -> F
         gain = (2 * torch.rand(count, 1).to(waveform.device) - 1) * config.gain_db
         waveform = waveform * 10 ** (gain / 20)
     return waveform
-
-
-def change_speed(waveform: Float[Tensor, "B samples"], factor: Float[Tensor, "B 1"]) -> Float[Tensor, "B samples"]:
-    """Play each sound `factor` times as fast, pitch included, by linear interpolation; it goes round at its end."""
-    samples = waveform.shape[1]
-    place = (factor * torch.arange(samples)).to(waveform.device) % samples
-    before = place.long()
-    share = place - before
-    after = (before + 1) % samples
-    return torch.lerp(waveform.gather(1, before % samples), waveform.gather(1, after), share)
 
 
 def mask_spectrogram(spectrogram: Float[Tensor, "B F T"], share: float) -> Float[Tensor, "B F T"]:

@@ -18,6 +18,7 @@ from sslib import checkpoint, config, datasets, engine, losses, metrics, store
 from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
 from sslib.config import Config
 from sslib.model import SoundLocalizer
+from sslib.prediction import predict
 
 AUGMENT = {"colour": 0.3, "grey": 0.1, "shift": 0.5, "gain_db": 6, "noise_db": 20, "mask": 0.2}
 
@@ -287,7 +288,7 @@ def test_prediction_is_that_of_single_clips(trained, configure):
     dataset = datasets.open_dataset(settings, "test")
     clips = datasets.load_in_memory(dataset)
     turned = np.roll(np.arange(len(dataset)), 1)
-    found = engine.predict(model, clips, settings, sounds={"turned": turned})
+    found = predict(model, clips, settings, sounds={"turned": turned})
     assert found.ids == dataset.ids and not model.training
     from sslib import features
 
@@ -308,7 +309,7 @@ def test_prediction_is_that_of_single_clips(trained, configure):
             np.testing.assert_allclose(found.audio[i], own[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found.audio, axis=1), 1, rtol=1e-5)
     assert np.abs(found.maps["similarity"]).max() <= 1 + 1e-6
-    from_files = engine.predict(model, dataset, settings, sounds={"turned": turned})
+    from_files = predict(model, dataset, settings, sounds={"turned": turned})
     for name, maps in found.maps.items():
         np.testing.assert_array_equal(from_files.maps[name], maps)
     assert (from_files.loss, from_files.accuracy) == (found.loss, found.accuracy)
@@ -317,7 +318,7 @@ def test_prediction_is_that_of_single_clips(trained, configure):
 def test_validation_is_measured_on_val(trained):
     model, settings = load_model(trained / "checkpoint.pt")
     dataset = datasets.open_dataset(settings, "val", annotated=True)
-    found = engine.predict(model, dataset, settings)
+    found = predict(model, dataset, settings)
     last = metrics_of(trained).iloc[-1]
     truth = np.stack([metrics.box_map(clip["boxes"].tolist()) for clip in (dataset[i] for i in range(len(dataset)))])
     assert last["val_pointing"] == pytest.approx(metrics.pointing(found.maps["similarity"], truth > 0).mean())
@@ -514,7 +515,7 @@ def test_two_processes_are_one(configure, tmp_path):
     rows = metrics_of(run)
     assert len(rows) == 1 and np.isfinite(rows.to_numpy()).all()
     trained, _ = load_model(run / "checkpoint.pt")
-    prediction = engine.predict(trained, datasets.open_dataset(settings, "val"), settings)
+    prediction = predict(trained, datasets.open_dataset(settings, "val"), settings)
     assert rows["val_loss"].iloc[0] == pytest.approx(prediction.loss, rel=1e-4)
 
 

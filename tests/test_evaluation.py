@@ -29,6 +29,7 @@ from sslib import (
 from sslib.__main__ import app
 from sslib.config import Evaluation
 from sslib.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
+from sslib.prediction import predict
 from sslib.truth import TestList
 
 GRID = 224
@@ -395,10 +396,10 @@ def test_other_sounds(settings):
 def test_a_made_sound_is_heard_as_if_it_were_stored(run, settings):
     model, _ = checkpoint.load_model(run / "checkpoint.pt")
     stored = datasets.load_in_memory(datasets.open_dataset(settings, "val"))
-    made = engine.predict(model, stored, settings, sounds={"noise": negatives.noise, "silence": negatives.silence})
+    made = predict(model, stored, settings, sounds={"noise": negatives.noise, "silence": negatives.silence})
     for name in ("noise", "silence"):
         other = stored._replace(waveform=getattr(negatives, name)(stored.waveform, stored.ids))
-        np.testing.assert_array_equal(made.maps[name], engine.predict(model, other, settings).maps["similarity"])
+        np.testing.assert_array_equal(made.maps[name], predict(model, other, settings).maps["similarity"])
     assert made.pairs is None
 
 
@@ -418,7 +419,7 @@ def test_validation_uses_consensus_and_leaves_out_clips_without_a_source(run, se
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"root": root})})
     model, _ = checkpoint.load_model(run / "checkpoint.pt")
     found = engine._validation(engine.start_fabric(moved), moved)(model)
-    maps = engine.predict(model, datasets.open_dataset(moved, "val"), moved).maps["similarity"]
+    maps = predict(model, datasets.open_dataset(moved, "val"), moved).maps["similarity"]
     hits, passed = [], []
     for clip_id, raw in zip(layout.ids("val"), maps, strict=True):
         if clip_id == silent:

@@ -171,39 +171,6 @@ def test_shift_rolls_a_sound():
     assert max(starts) <= 30 and len(starts) > 10
 
 
-def test_speed_changes_pitch_by_its_factor():
-    """A tone of 100 cycles played 1.25 times as fast has 125; the same sound at speed 1 is the same sound."""
-    tone = torch.sin(2 * torch.pi * 100 * torch.arange(8000) / 8000).expand(3, -1)
-    got = features.change_speed(tone, torch.tensor([[1.0], [1.25], [0.8]]))
-    torch.testing.assert_close(got[0], tone[0])
-    peaks = torch.fft.rfft(got).abs().argmax(dim=1)
-    assert peaks.tolist() == [100, 125, 80]
-
-
-def test_speed_is_drawn_evenly_about_one():
-    torch.manual_seed(0)
-    ramp = torch.arange(1000.0).expand(500, -1)
-    factors = features.augment_waveform(ramp, Augment(speed=0.25))[:, 1]  # the second sample is the factor itself
-    assert 0.8 <= factors.min() < 0.82 and 1.23 < factors.max() <= 1.25
-    assert abs(factors.log().mean()) < 0.02
-
-
-def test_augmentation_comes_in_over_the_ramp(configure):
-    hard = {"crop": 1.2, "colour": 0.4, "grey": 0.2, "speed": 0.2, "mask": 0.3, "noise_db": 20.0, "gain_db": 6.0}
-    config = configure(training={"augment": hard | {"ramp": 0.5}})
-
-    def at(progress):
-        return features.ramped(config, progress).training.augment
-
-    start, half = at(0.0), at(0.25)
-    assert (start.colour, start.grey, start.speed, start.mask, start.noise_db) == (0, 0, 0, 0, None)
-    assert (start.crop, start.gain_db) == (1.2, 6.0)  # what does not make it harder to begin is there at once
-    assert (half.colour, half.grey, half.speed, half.mask) == (0.2, 0.1, 0.1, 0.15)
-    assert half.noise_db == pytest.approx(26.02, abs=0.01)  # half the amplitude
-    assert at(0.5) == at(1.0) == config.training.augment
-    assert features.ramped(configure(training={"augment": hard}), 0.0).training.augment.colour == 0.4  # no ramp
-
-
 def test_gain_is_in_decibels():
     torch.manual_seed(0)
     waveform = torch.randn(300, 50)
