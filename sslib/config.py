@@ -135,10 +135,7 @@ class Training(Section):
 
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: PositiveFloat = 1.0e-4
-    audio_learning_rate: PositiveFloat | None = Field(
-        None,
-        description="of the audio trunk; default: that of the rest. Lower: sounds are told apart soon, and kept so",
-    )
+    audio_learning_rate: PositiveFloat | None = Field(None, description="of the audio trunk; default: learning_rate")
     weight_decay: float = Field(1.0e-4, ge=0.0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")
