@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -46,6 +47,22 @@ def check_id(clip_id: str) -> str:
     if not clip_id or clip_id in {".", ".."} or any(c in clip_id for c in "/\\\0:"):
         raise ClipError(clip_id, "not a clip id: it must be a plain name without '/', '\\' or ':'")
     return clip_id
+
+
+def write_atomic(path: Path, content: bytes | str) -> Path:
+    """Write a file in one step, with the folders above it: a reader finds the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        return partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def digest(values: Any) -> str:
+    """Identify plain values (what JSON can hold) by the SHA-256 of their JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -159,11 +176,7 @@ class Layout:
         Image.fromarray(mask).save(path)
 
     def _write_text(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_atomic(self.root / name, text)
 
 
 def _listing(folder: Path) -> list[os.DirEntry]:
