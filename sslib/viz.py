@@ -78,7 +78,9 @@ def ground_truth(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: n
         rows = (np.arange(size) + 0.5) * mask.shape[0] / size
         columns = (np.arange(size) + 0.5) * mask.shape[1] / size
         small = np.asarray(mask)[np.ix_(rows.astype(int), columns.astype(int))]
-        axes.contour(np.pad(small, 1)[1:-1, 1:-1].astype(float), levels=[0.5], colors=TRUTH, linewidths=1)
+        around = np.arange(-1, size + 1)  # a ring of nothing, so that the outline of what touches the rim closes
+        axes.contour(around, around, np.pad(small, 1).astype(float), levels=[0.5], colors=TRUTH, linewidths=1)
+        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))  # the ring is not shown
     for left, top, right, bottom in np.asarray(boxes if boxes is not None else []).reshape(-1, 4) * size:
         axes.add_patch(
             Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=TRUTH, lw=1, ls="--")

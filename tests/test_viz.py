@@ -89,6 +89,19 @@ def test_overlay_on_a_common_scale():
     assert own.max() == pytest.approx(1) and common.max() == pytest.approx(0.5) and common.min() == 0
 
 
+def test_the_outline_of_an_object_at_the_rim_is_closed():
+    mask = np.zeros((8, 8), bool)
+    mask[:4, :2] = True  # the upper left corner
+    _, axes = viz.grid(1, 1, 1, 1)
+    viz.picture(axes[0, 0], np.zeros((3, 8, 8), np.uint8))
+    viz.ground_truth(axes[0, 0], 8, mask=mask)
+    (outline,) = axes[0, 0].collections[-1].get_paths()
+    points = outline.vertices
+    np.testing.assert_array_equal(points[0], points[-1])
+    assert points.min(axis=0).tolist() == [-0.5, -0.5] and points.max(axis=0).tolist() == [1.5, 3.5]
+    assert axes[0, 0].get_xlim() == (-0.5, 7.5) and axes[0, 0].get_ylim() == (7.5, -0.5)
+
+
 # Two pictures with two sounds each, one with one ---------------------------------------------------------------------
 
 
