@@ -45,9 +45,26 @@ def read_image(source: Path | bytes, size: int | None = None) -> np.ndarray:
         raise MediaError(f"not a readable picture ({_name(source)}): {error}") from error
 
 
-def read_mask(source: Path | bytes) -> np.ndarray:
-    """Decode a mask: bool (H, W), true where the picture is not black. Raises ``MediaError`` as above."""
-    return read_image(source)[0] > 127
+def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
+    """Decode a mask: true where the picture is not black, that is where any channel is above 0.
+
+    Parameters
+    ----------
+    size : squash the mask to a square of this side (nearest pixel); by default it keeps its size.
+
+    Returns
+    -------
+    bool (H, W)
+
+    Raises
+    ------
+    MediaError
+        As :func:`read_image`.
+    """
+    mask = (read_image(source) > 0).any(axis=0)
+    if size is None:
+        return mask
+    return np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
 def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
-from PIL import Image
 
-from sslib import metrics
+from sslib import media, metrics
 from sslib.datasets import AVDataset
 from sslib.layout import Layout
 
@@ -76,9 +75,7 @@ def read(clips: TestList, rows: slice = slice(None)) -> Truth:
     for row, clip_id in enumerate(ids):
         path = clips.layout.mask(clip_id)
         if clips.annotations[clip_id]["boxes"] and path.is_file():  # without a source no pixel is one
-            with Image.open(path) as image:
-                mask = image.convert("L").resize((metrics.GRID, metrics.GRID), Image.Resampling.NEAREST)
-            masks[row] = np.asarray(mask) > 127
+            masks[row] = media.read_mask(path, metrics.GRID)
     return Truth(boxes, masks)
 
 
