@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from sslib import media, metrics
 from sslib.datasets import AVDataset
 from sslib.layout import Layout
+from sslib.splits import video_of
 
 
 class TestList(NamedTuple):
@@ -80,17 +81,21 @@ def read(clips: TestList, rows: slice = slice(None)) -> Truth:
 
 
 def about(clips: TestList) -> pd.DataFrame:
-    """One row a clip: what tables group it by, and which clips are not independent of each other."""
+    """One row a clip: what tables group it by, and which clips are not independent of each other.
+
+    Where no annotation names the recording of a clip, it is the video that the clip was cut from.
+    """
     objects, classes = clips.known("objects"), clips.known("class")
     ids = np.array(clips.ids, dtype=object)
-    own = {key: [value or i for value, i in zip(clips.known(key), ids, strict=True)] for key in ("recording", "scene")}
+    recordings, scenes = (zip(clips.known(key), ids, strict=True) for key in ("recording", "scene"))
     return pd.DataFrame(
         {
             "split": clips.split,
             "part": ["all" if held is None else _count(len(held)) for held in objects],
             "clip_id": ids,
             "class": [name or "" for name in classes],
-            **own,
+            "recording": [recording or video_of(clip_id) for recording, clip_id in recordings],
+            "scene": [scene or clip_id for scene, clip_id in scenes],
             "objects": [np.nan if held is None else len(held) for held in objects],
             "source": ~clips.negative,
         }

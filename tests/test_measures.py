@@ -57,3 +57,11 @@ def test_a_mask_that_cannot_be_read_names_its_file(folder):
     clips = TestList("test", folder.layout, ["one"], {"one": {"boxes": [BOX]}})
     with pytest.raises(MediaError, match=r"one\.png"):
         truth.read(clips)
+
+
+def test_clips_of_one_video_are_one_recording_where_no_annotation_says_otherwise(folder):
+    ids = ["one", "abcdefghijk_000010", "abcdefghijk_000020", "lmnopqrstuv_000000"]
+    annotations = {"lmnopqrstuv_000000": {"boxes": [BOX], "recording": "a violin", "scene": "a hall"}}
+    found = truth.about(TestList("test", folder.layout, ids, annotations))
+    assert found["recording"].tolist() == ["one", "abcdefghijk", "abcdefghijk", "a violin"]
+    assert found["scene"].tolist() == ["one", "abcdefghijk_000010", "abcdefghijk_000020", "a hall"]
