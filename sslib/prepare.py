@@ -91,7 +91,8 @@ def prepare(
     workers, scheduler : processes here, or a Dask cluster; see ``sslib.parallel.each``.
     retry : also try rejected clips again whose source has not changed.
 
-    A clip whose source was removed stays, with a note. A clip that turns out rejected loses its old frames and sound.
+    A clip whose source was removed or cannot be read now stays, with a note. A clip whose source turns out not to be
+    one, or whose id a second file claims, loses its old frames and sound.
 
     Raises
     ------
@@ -111,14 +112,13 @@ def prepare(
         layout.root.mkdir(parents=True, exist_ok=True)
         journal = Journal(layout.root)
     with closing(journal):
-        sources, refused = find(raw, layout.root)
+        sources, refused, clashes = find(raw, layout.root)
         with _writing(layout.root):
             _info(layout, settings, journal, complete=False)
             shutil.rmtree(layout.root / ".partial", ignore_errors=True)
-            for clip_id in {clip_id for clip_id, _ in refused.values()} & journal.rows.keys():
-                if clip_id not in {source.clip_id for source in sources}:
-                    _remove(layout, clip_id)
-                    journal.forget(clip_id)
+            for clip_id in clashes & journal.rows.keys():
+                _remove(layout, clip_id)
+                journal.forget(clip_id)
         jobs = [(s, journal.rows.get(s.clip_id)) for s in sources]
         jobs = [job for job in jobs if not _is_done(layout, *job, settings, retry)]
         try:
@@ -180,6 +180,8 @@ def _is_done(layout: Layout, source: Source, row: Row | None, settings: Row, ret
         return False
     if row["outcome"] == "ok":
         return _written(layout, source.clip_id) == (row["frames"], row["written"])
+    if not row["sha256"]:
+        return False  # it could not be read then
     return not retry and (row["limit"] is None or settings["time_limit"] <= row["limit"])
 
 
@@ -196,7 +198,7 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, R
     """Decode, write and describe one clip; the task that runs in workers, and may run twice."""
     source, known = job
     row = {"id": source.clip_id, "source": source.path, "bytes": source.size, "changed": source.changed}
-    row |= {"settings": settings["digest"], "limit": None, "sha256": ""}
+    row |= {"settings": settings["digest"], "limit": None, "sha256": "", "kept": ""}
     try:
         with (raw / source.path).open("rb") as file:
             row["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -211,7 +213,7 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, R
     except video.VideoError as error:
         row |= {"outcome": "rejected", "reason": str(error)}
     except OSError as error:
-        row |= {"outcome": "rejected", "reason": f"cannot be read: {error.strerror or error}"}
+        return _keep(layout, known, row | {"reason": f"cannot be read: {error.strerror or error}"})
     except Exception as error:  # whatever a library makes of a strange file: a row, and the next clip goes on
         row |= {"outcome": "rejected", "reason": f"decoder failed ({type(error).__name__}: {error})"}
     with _writing(layout.root):
@@ -221,6 +223,14 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, R
         _place(layout, source.clip_id, clip)
     written = sum(map(len, clip.frames)) + len(clip.sound)
     return row | {"outcome": "ok", "reason": "", "frames": len(clip.frames), "written": written} | clip.facts
+
+
+def _keep(layout: Layout, known: Row | None, row: Row) -> Row:
+    """Row of a clip whose source cannot be read: what was made of it stays, and the next run tries again."""
+    if known and (known["outcome"], known["settings"]) == ("ok", row["settings"]):
+        if _written(layout, row["id"]) == (known["frames"], known["written"]):
+            return known | {"kept": row["reason"]}
+    return row | {"outcome": "rejected", "sha256": ""}
 
 
 def _decoder() -> Child:
@@ -294,11 +304,16 @@ def _remove(layout: Layout, clip_id: str) -> None:
 
 def _finish(layout: Layout, settings: Row, journal: Journal, sources: list[Source], refused: dict) -> Prepared:
     """Write the list, the manifest and what the folder is."""
-    there = {source.clip_id for source in sources}
+    there, refused = {source.clip_id for source in sources}, dict(refused)
     rows = []
     for clip_id, row in journal.rows.items():
-        gone = [] if clip_id in there else ["its source is no longer in the raw folder"]
-        rows.append({**row, "notes": "; ".join(filter(None, [row.get("notes", ""), *gone]))})
+        if clip_id not in there and row["outcome"] != "ok" and row["source"] in refused:
+            continue  # the newer reason is below
+        kept = row.get("kept", "")
+        if clip_id not in there:
+            kept = refused.pop(row["source"], ("", "is no longer in the raw folder"))[1]
+        kept = kept and f"kept; its source {kept}"
+        rows.append({**row, "notes": "; ".join(filter(None, [row.get("notes", ""), kept]))})
     for path, (clip_id, reason) in refused.items():
         rows.append({"id": clip_id, "source": path, "outcome": "rejected", "reason": reason})
     journal.rewrite()

@@ -23,8 +23,8 @@ class Source(NamedTuple):
         return self.path
 
 
-def find(raw: Path, data: Path) -> tuple[list[Source], dict[str, tuple[str, str]]]:
-    """Every file below `raw`: the sources in order, and ``{path: (clip id, reason)}`` of those that cannot be one.
+def find(raw: Path, data: Path) -> tuple[list[Source], dict[str, tuple[str, str]], set[str]]:
+    """Every file below `raw`: the sources in order, ``{path: (clip id, reason)}`` of the others, ids claimed twice.
 
     A file's clip id is its name without the last suffix. Hidden files and folders (``.name``) and the folder `data`
     are left out. Links are followed to files inside `raw` only; of files that claim the same id none is taken.
@@ -44,7 +44,8 @@ def find(raw: Path, data: Path) -> tuple[list[Source], dict[str, tuple[str, str]
         for path in paths if len(paths) > 1 else []:
             others = ", ".join(other for other in paths if other != path)
             refused[path] = (clip_id, f"the same clip id as another file: rename one of them ({others})")
-    return [source for source in sources if source.path not in refused], refused
+    clashes = {clip_id for clip_id, paths in claims.items() if len(paths) > 1}
+    return [source for source in sources if source.path not in refused], refused, clashes
 
 
 def _walk(raw: Path, data: Path, refused: dict) -> list[Path]:

@@ -226,6 +226,46 @@ def test_a_second_file_of_the_same_id_takes_the_clip_out(raw, tmp_path, one):
 
 
 @pytest.mark.parametrize(
+    ("method", "reason"), [("", "a link to nothing"), ("stat", "Input/output error"), ("open", "Input/output error")]
+)
+def test_a_source_that_cannot_be_read_now_leaves_the_clip(raw, tmp_path, monkeypatch, method, reason):
+    """A target that is not mounted, an error of a network drive: what was made of it before is not in doubt."""
+    data, link, target = tmp_path / "data", raw / "deep" / "b.mp4", raw / ".b"
+    link.rename(target)
+    link.symlink_to(target)
+    run(raw, data)
+    before = content(data)
+    before.pop("manifest.csv")
+    with monkeypatch.context() as patch:
+        if method:
+            fail_for(patch, method, link.name)
+            os.utime(target, (1, 1))  # or it would not be opened
+        else:
+            target.rename(raw / ".gone")
+        done = run(raw, data)
+    after = content(data)
+    after.pop("manifest.csv")
+    assert after == before and (done.ready, done.total) == (2, 2)
+    assert rows(data)["deep/b.mp4"]["outcome"] == "ok" and reason in rows(data)["deep/b.mp4"]["notes"]
+    if not method:
+        (raw / ".gone").rename(target)
+    run(raw, data)
+    assert rows(data)["deep/b.mp4"]["outcome"] == "ok" and rows(data)["deep/b.mp4"]["notes"] == ""
+
+
+def fail_for(patch, method, name):
+    """Let ``Path.method`` fail for files of this name, as on a network drive that is away."""
+    inner = getattr(Path, method)
+
+    def fail(self, *arguments, **options):
+        if self.name == name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return inner(self, *arguments, **options)
+
+    patch.setattr(Path, method, fail)
+
+
+@pytest.mark.parametrize(
     ("decoder", "reason"),
     [
         (hang, "decoder stopped after 5 s"),
