@@ -25,6 +25,13 @@ from sslib.prediction import predict
 from sslib.tables import verdict
 from sslib.truth import TestList
 
+# What a model sees and hears, and what it is. No keys: all of the section.
+INPUTS = {
+    "data": ("sample_rate", "seconds", "time", "frame", "frame_rate", "image_size"),
+    "front_end": (),
+    "model": (),
+}
+
 __all__ = ["CONTROLS", "MEASURES", "METHODS", "PROTOCOLS", "describe", "evaluate", "predict_all", "verdict", "write"]
 
 
@@ -43,14 +50,15 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     Raises
     ------
     CheckpointError
-        When the checkpoint cannot be used.
+        When the checkpoint cannot be used, or was trained on other pictures and sounds than `config` would make.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, trained_config = checkpoint.load_model(run / checkpoint.NAME, device)
     config = trained_config if config is None else config
+    _check_inputs(trained_config, config, run)
     (run / "summary.json").unlink(missing_ok=True)
     torch.manual_seed(config.seed)
-    untrained = SoundLocalizer(config.model.model_copy(update={"imagenet": False})).to(device)
+    untrained = SoundLocalizer(trained_config.model.model_copy(update={"imagenet": False})).to(device)
     maps, levels, threshold = calibrate(model, untrained, config, device)
     clips, present = [], {}
     for split in config.data.tests:
@@ -65,6 +73,20 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
     about = describe(config) | {"training": training(config, history), "present": present, "threshold": threshold}
     return write(run, pd.concat(clips, ignore_index=True), config, about)
+
+
+def _check_inputs(trained: Config, config: Config, run: Path) -> None:
+    """Refuse a configuration under which a trained model would see or hear something else than in training."""
+    changed = []
+    for section, keys in INPUTS.items():
+        old, new = getattr(trained, section).model_dump(mode="json"), getattr(config, section).model_dump(mode="json")
+        names = (set(keys) or set(old)) - {"imagenet"}  # where the first weights lay is no matter any more
+        changed += [f"{section}.{k}: {old[k]}, not {new[k]}" for k in sorted(names) if old[k] != new[k]]
+    if changed:
+        advice = "take these from its config.yaml, or train again"
+        raise checkpoint.CheckpointError(
+            f"{run} was trained with another configuration ({'; '.join(changed)}): {advice}"
+        )
 
 
 def predict_all(

@@ -162,6 +162,27 @@ def test_interrupted_evaluation_leaves_no_summary(run, settings, clips, tmp_path
         assert not list(tmp_path.glob("summary*"))
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"front_end": {"kind": "spectrogram"}}, r"front_end.kind: mel, not spectrogram"),
+        ({"front_end": {"hop": 64}}, r"front_end.hop: 128, not 64"),
+        ({"model": {"width": 16}}, r"model.width: 8, not 16"),
+        ({"data": {"sample_rate": 16000}}, r"data.sample_rate: 8000, not 16000"),
+        ({"data": {"seconds": 2.0}}, r"data.seconds: 1.0, not 2.0"),
+        ({"data": {"image_size": 96}}, r"data.image_size: 64, not 96"),
+        ({"data": {"frame": 1, "time": 0.5, "frame_rate": 2.0}}, r"data.frame: None, not 1; data.frame_rate: 1.0, "),
+    ],
+)
+def test_other_inputs_than_in_training_are_refused(run, configure, tmp_path, change, says):
+    """Else the tables would be of sounds and pictures that the model never learned from, and say nothing of it."""
+    for name in ("checkpoint.pt", "summary.json"):
+        shutil.copy(run / name, tmp_path)
+    with pytest.raises(checkpoint.CheckpointError, match=f"{tmp_path} was trained with another .*{says}"):
+        evaluation.evaluate(tmp_path, configure(**change))
+    assert (tmp_path / "summary.json").is_file()  # nothing was touched
+
+
 # Every value by a plain loop
 
 
