@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sslib.config import ConfigError, experiment_folder, load, merge, repository_root, resolve, root_for
+from sslib.config import ConfigError, SslibError, experiment_folder, load, merge, repository_root, resolve, root_for
 
 app = typer.Typer(
     help="Visual sound source localization: data, training, evaluation and report.",
@@ -190,22 +190,12 @@ def overrides(changes: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def clean_errors() -> Iterator[None]:
-    """End with one message instead of a traceback where sslib itself raised the error; a bug keeps its traceback."""
+    """End with one message instead of a traceback for an error that sslib found itself; a bug keeps its traceback."""
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
-        if not isinstance(error, FileNotFoundError) and not _raised_by_sslib(error):
-            raise
+    except (SslibError, FileNotFoundError, PermissionError) as error:
         typer.echo(f"sslib: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-
-
-def _raised_by_sslib(error: BaseException) -> bool:
-    """Whether the innermost frame of the error lies in this package."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    return trace is not None and Path(trace.tb_frame.f_code.co_filename).parent == Path(__file__).parent
 
 
 if __name__ == "__main__":

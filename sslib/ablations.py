@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from sslib import metrics, tables
-from sslib.config import Evaluation
+from sslib.config import Evaluation, InputError
 from sslib.names import MEASURES, METHODS
 
 PLACE = ["split", "part"]
@@ -55,7 +55,7 @@ def differences(clips: pd.DataFrame, base: str, measures: Sequence[str], evaluat
     for measure in measures:
         for place, group in model.groupby(PLACE, sort=False):
             if group.groupby(["variant", "seed"])["clip_id"].agg(frozenset).nunique() > 1:
-                raise ValueError(f"the variants were tested on different clips of {place[0]}, {place[1]}")
+                raise InputError(f"the variants were tested on different clips of {place[0]}, {place[1]}")
             wide = group.pivot(index=["clip_id", "recording"], columns=["variant", "seed"], values=measure)
             for variant in dict.fromkeys(group["variant"]):
                 if variant == base:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sslib.config import InputError
 from sslib.layout import ClipError, check_id
 
 Rows = dict[str, dict[str, Any]]
@@ -23,7 +24,7 @@ SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".wav", ".flac", ".mp3", ".
 HEADERS = {"id", "file", "filename", "name", "clip", "clip_id", "video", "video_id", "youtube_id", "ytid"}
 
 
-class AnnotationError(ValueError):
+class AnnotationError(InputError):
     """An annotation file or list that cannot be used; the message names the file and the place in it."""
 
 

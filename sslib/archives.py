@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from sslib.config import InputError
 from sslib.layout import AUDIO_SUFFIXES
 from sslib.members import DAMAGE, Member, copy, damage, is_zip, tar_members, zip_members
 
@@ -28,7 +29,7 @@ RESERVE = 1 << 30  # bytes of the disk that unpacking leaves free
 LONGEST_NAME = 200  # bytes: disks take 255
 
 
-class ArchiveError(ValueError):
+class ArchiveError(InputError):
     """What stops unpacking as a whole; the message says why and what to do."""
 
 

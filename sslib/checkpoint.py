@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from sslib.config import Config, portable, resolve, root_for
+from sslib.config import Config, InputError, portable, resolve, root_for
 from sslib.layout import Layout
 from sslib.model import SoundLocalizer
 
@@ -18,7 +18,7 @@ NAME = "checkpoint.pt"
 NOT_RECIPE = ("data.root", "data.loader", "data.tests", "data.stamps", "training.workers")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used; the message says which and why."""
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
+from sslib.config import SslibError
+
 START_LIMIT = 300.0  # s, to start and import: long, for a network drive under load
 GRACE = 10.0  # s, after which a child that its parent did not stop (because it was killed) ends by itself
 
 
-class ChildStopped(RuntimeError):
+class ChildStopped(SslibError):
     """The function did not finish: it took longer than its limit or its process died; the message says which."""
 
 

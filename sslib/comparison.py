@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from sslib import intervals, tables
-from sslib.config import Evaluation
+from sslib.config import Evaluation, InputError
 from sslib.names import METHODS, MODEL, PROTOCOLS
 
 # What names an experiment and where its files lie makes no other configuration.
@@ -51,7 +51,7 @@ def compare(runs: Sequence[Path], evaluation: Evaluation, seed: int = 0) -> pd.D
         For fewer than two runs, a folder without ``clips.csv``, and runs without common clips.
     """
     if len(runs) < 2:
-        raise ValueError("a comparison needs at least two runs")
+        raise InputError("a comparison needs at least two runs")
     found = groups(runs)
     values = {run: _values(run) for group in found for run in group.runs}
     common, union = _common(list(values.values()))
@@ -82,7 +82,7 @@ def groups(runs: Sequence[Path]) -> list[Group]:
     sets: dict[str, list[tuple[int, str, Path]]] = {}
     for run in dict.fromkeys(Path(run) for run in runs):
         if not (run / "clips.csv").is_file():
-            raise ValueError(f"{run} holds no clips.csv: evaluate it first")
+            raise InputError(f"{run} holds no clips.csv: evaluate it first")
         config = _config(run)
         recipe = {key: value for key, value in config.items() if key not in NAMES} or {"run": str(run.resolve())}
         name = f"{config['exp_prefix']}/{config['exp_name']}" if config else str(run)
@@ -118,7 +118,7 @@ def _common(values: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for other in values[1:]:
         common, union = common[common.isin(other.index)], union.union(other.index)
     if not len(common):
-        raise ValueError("these runs have no test clip in common")
+        raise InputError("these runs have no test clip in common")
     return common.to_frame(index=False), union.to_frame(index=False)
 
 

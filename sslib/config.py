@@ -26,7 +26,15 @@ from pydantic import (
 Fraction = Field(ge=0.0, le=1.0)
 
 
-class ConfigError(ValueError):
+class SslibError(Exception):
+    """An error that sslib found itself; its message alone tells a person what is wrong and what to do."""
+
+
+class InputError(SslibError, ValueError):
+    """Something given cannot be used: a folder, a list, a value; the message names it."""
+
+
+class ConfigError(InputError):
     """A configuration that cannot be used; the message lists every fault with its path in the YAML."""
 
 

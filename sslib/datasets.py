@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from sslib import media, memory
 from sslib.clock import Selection
-from sslib.config import Config
+from sslib.config import Config, InputError
 from sslib.layout import ClipError, Layout
 from sslib.store import NAME, Store, StoreError
 
@@ -40,7 +40,7 @@ class AVDataset(Dataset):
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, InputError
         When the folder or the list is missing or empty, no clip of it is there (with ``data.require_all``: one clip
         is not), or a clip of an annotated list has no annotation.
     """
@@ -55,7 +55,7 @@ class AVDataset(Dataset):
         if annotated:
             missing = [clip_id for clip_id in self.ids if "boxes" not in self.annotations.get(clip_id, {})]
             if missing:
-                raise ValueError(f"{len(missing)} of {len(self.ids)} clips of {split!r} lack boxes: {missing[:5]} …")
+                raise InputError(f"{len(missing)} of {len(self.ids)} clips of {split!r} lack boxes: {missing[:5]} …")
 
     @property
     def listed(self) -> int:
@@ -74,9 +74,9 @@ class AVDataset(Dataset):
         if missing:
             says = f"list {self.split!r} of {self.layout.root}: {len(ids)} of {len(listed)} present"
             if self.config.data.require_all:
-                raise ValueError(f"{says}, and data.require_all is set. Missing: {_some(missing, 100)}")
+                raise InputError(f"{says}, and data.require_all is set. Missing: {_some(missing, 100)}")
             if not ids:
-                raise ValueError(f"{says}: nothing to work with. Missing: {_some(missing, 10)}")
+                raise InputError(f"{says}: nothing to work with. Missing: {_some(missing, 10)}")
             warnings.warn(f"{says}; missing (dataset.missing names all): {_some(missing, 10)}", stacklevel=3)
         return ids, missing
 

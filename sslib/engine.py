@@ -22,12 +22,16 @@ from tqdm.auto import tqdm
 
 from sslib import checkpoint, datasets, features, losses, metrics
 from sslib import config as configuration
-from sslib.config import Config
+from sslib.config import Config, ConfigError, SslibError
 from sslib.model import Output, SoundLocalizer
 from sslib.prediction import predict
 from sslib.truth import box_truth
 
 MOMENTUM = 0.01  # of the running frequency with which a node is foreground
+
+
+class Diverged(SslibError, FloatingPointError):
+    """The loss is not finite any more; the message says since when and what to change."""
 
 
 def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | None = None) -> Path:
@@ -148,7 +152,7 @@ def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, ep
             sums[name] = sums.get(name, 0) + value.detach()
     means = {name: float(value) / count for name, value in sums.items()}
     if not math.isfinite(means["loss"]):
-        raise FloatingPointError(f"the loss is not finite in epoch {epoch}: lower training.learning_rate")
+        raise Diverged(f"the loss is not finite in epoch {epoch}: lower training.learning_rate")
     return means | {"scale": model.scale.item(), "learning_rate": rate}
 
 
@@ -169,7 +173,7 @@ def _batches(fabric, config: Config) -> Callable[[int], tuple[int, Any]]:
     fabric.print(f"{config.data.train}: {dataset.present}")
     share = len(dataset) // fabric.world_size
     if share < size:
-        raise ValueError(f"training.batch_size {size} is larger than the {share} clips of {config.data.train!r}")
+        raise ConfigError(f"training.batch_size {size} is larger than the {share} clips of {config.data.train!r}")
     if config.data.decoded:
         clips = datasets.load_in_memory(dataset, fabric.device)
         return lambda epoch: (share // size, _from_memory(clips, size, fabric, _epoch_seed(config, epoch)))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sslib import evaluation, negatives
-from sslib.config import Config
+from sslib.config import Config, InputError
 from sslib.layout import Layout
 from sslib.measures import measure
 from sslib.names import NEGATIVES
@@ -31,7 +31,7 @@ KINDS = ("shuffled", *NEGATIVES, "visual_only")
 SUFFIXES = (".npy", ".npz")
 
 
-class MapError(ValueError):
+class MapError(InputError):
     """A map that cannot be used; the message names the file and says what is wrong."""
 
 
@@ -72,7 +72,7 @@ def evaluate(maps: Path, config: Config, split: str, out: Path) -> tuple[Path, P
     present = _present(layout.ids(split), files)
     annotations = layout.annotations(split)
     if unknown := [clip_id for clip_id in present.ids if "boxes" not in annotations.get(clip_id, {})]:
-        raise ValueError(f"{len(unknown)} of {len(present.ids)} clips of {split!r} lack boxes: {unknown[:5]} …")
+        raise InputError(f"{len(unknown)} of {len(present.ids)} clips of {split!r} lack boxes: {unknown[:5]} …")
     arrays = {"similarity": files.stack(present.ids)} | _kinds(files, present.ids)
     levels, threshold = _threshold(files, config, set(layout.ids(split)))
     clips = measure(TestList(split, layout, present.ids, annotations), arrays, levels)

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from sslib.config import InputError
+
 Threshold = Literal["median", "top_half", "fixed", "adaptive"]
 Truth = Float[np.ndarray, "N H W"] | Bool[np.ndarray, "N H W"]  # a consensus map or a mask
 Ids = Sequence[str] | np.ndarray | None  # the clips' names, for messages
@@ -111,7 +113,7 @@ def claims(
             chosen.append(flat >= (low + high) / 2)
         elif name == "fixed":
             if level is None:
-                raise ValueError("the fixed threshold needs a level: a value on the raw map")
+                raise InputError("the fixed threshold needs a level: a value on the raw map")
             chosen.append(flat > level)
         else:
             chosen.append(_highest(flat, middle if name == "top_half" else count, value[places[name][0]]))
@@ -167,17 +169,17 @@ def per_clip(
 
 
 def check_finite(heatmaps: np.ndarray, ids: Ids = None) -> None:
-    """Raise a ValueError that names the clips whose heatmap holds NaN or infinity."""
+    """Raise an InputError that names the clips whose heatmap holds NaN or infinity."""
     if ids is not None and len(ids) != len(heatmaps):
-        raise ValueError(f"{len(heatmaps)} heatmaps, but {len(ids)} clip ids")
+        raise InputError(f"{len(heatmaps)} heatmaps, but {len(ids)} clip ids")
     if bad := [row for row, heatmap in enumerate(heatmaps) if not np.isfinite(heatmap).all()]:
-        raise ValueError(f"heatmaps with values that are not finite, {_named(bad, ids)}; nothing was left out for them")
+        raise InputError(f"heatmaps with values that are not finite, {_named(bad, ids)}; nothing was left out for them")
 
 
 def check_truth(wanted: np.ndarray, row: int, ids: Ids) -> None:
-    """Raise a ValueError that names the clip whose ground truth is not in [0, 1]."""
+    """Raise an InputError that names the clip whose ground truth is not in [0, 1]."""
     if wanted.dtype != bool and not (wanted.min() >= 0 and wanted.max() <= 1):  # NaN is not, either
-        raise ValueError(f"a ground truth with values outside of [0, 1], {_named([row], ids)}")
+        raise InputError(f"a ground truth with values outside of [0, 1], {_named([row], ids)}")
 
 
 def _named(rows: list[int], ids: Ids) -> str:
@@ -188,4 +190,4 @@ def _named(rows: list[int], ids: Ids) -> str:
 
 def same_number(heatmaps: np.ndarray, truth: np.ndarray) -> None:
     if len(heatmaps) != len(truth):
-        raise ValueError(f"{len(heatmaps)} heatmaps for {len(truth)} ground truths")
+        raise InputError(f"{len(heatmaps)} heatmaps for {len(truth)} ground truths")

@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from sslib.config import InputError
+
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 JPEG_QUALITY = 92
 
 
-class ClipError(ValueError):
+class ClipError(InputError):
     """A clip that cannot be used; the message starts with its id and says what is wrong."""
 
     def __init__(self, clip_id: str, problem: str):
@@ -110,7 +112,7 @@ class Layout:
         ------
         FileNotFoundError
             When the data folder or the list is missing.
-        ValueError
+        InputError
             When the list is empty or names a clip twice.
         """
         path = self.root / "splits" / f"{split}.txt"
@@ -122,10 +124,10 @@ class Layout:
         for line in path.read_text(encoding="utf-8-sig").splitlines():  # Windows tools put a mark in front of UTF-8
             if clip_id := line.strip():
                 if clip_id in ids:
-                    raise ValueError(f"{path} names clip {clip_id!r} twice")
+                    raise InputError(f"{path} names clip {clip_id!r} twice")
                 ids[check_id(clip_id)] = None
         if not ids:
-            raise ValueError(f"{path} is empty: it must name at least one clip")
+            raise InputError(f"{path} is empty: it must name at least one clip")
         return list(ids)
 
     def present(self) -> set[str]:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sslib.config import SslibError
+
 COLUMNS = (
     *("id", "source", "outcome", "reason", "seconds", "width", "height", "frame_rate", "audio_rate", "frames"),
     *("rms_dbfs", "peak_dbfs", "bytes", "sha256", "settings", "notes"),
@@ -21,7 +23,7 @@ COLUMNS = (
 Row = dict[str, Any]
 
 
-class Busy(RuntimeError):
+class Busy(SslibError):
     """Another process is preparing the same folder."""
 
 

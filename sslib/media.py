@@ -11,8 +11,10 @@ import soundfile
 import soxr
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sslib.config import InputError
 
-class MediaError(ValueError):
+
+class MediaError(InputError):
     """A file that cannot be decoded; the message says what is wrong with it."""
 
 

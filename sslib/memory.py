@@ -12,10 +12,15 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from sslib.config import SslibError
 from sslib.layout import ClipError
 
 SHARED = Path("/dev/shm")  # where shared memory lies on Linux; containers often allow 64 MB of it
 READERS = 8  # threads: reading waits for the disk
+
+
+class NotEnoughMemory(SslibError, MemoryError):
+    """What is to be loaded does not fit; the message says how much is needed and what else can be done."""
 
 
 def available(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -69,7 +74,7 @@ def reserve(need: int, what: str, *, shared: bool = False) -> None:
         room, kind = shutil.disk_usage(SHARED).free, f"shared memory ({SHARED}; in a container: --shm-size)"
     print(f"{what}: {need / 1e9:.2f} GB in memory, {max(room, 0) / 1e9:.2f} GB are available")
     if need > room:
-        raise MemoryError(
+        raise NotEnoughMemory(
             f"{what} needs {need / 1e9:.2f} GB, {max(room, 0) / 1e9:.2f} GB of {kind} are available: use "
             "data.in_memory: encoded (smaller than decoded), a store of what the configuration uses "
             "(`python -m sslib store DATA --only CONFIG`), or data.in_memory: false"

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, conv1x1
 
-from sslib.config import Model
+from sslib.config import InputError, Model
 
 
 class Output(NamedTuple):
@@ -151,7 +151,7 @@ def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
 
     Raises
     ------
-    ValueError
+    InputError
         When the weights cannot be had, or do not fit the trunk (only width 64, blocks 2,2,2,2 is ResNet-18).
     """
     try:
@@ -163,8 +163,8 @@ def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
             weights = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
         advice = "give model.imagenet the path of a local ResNet-18 state dict (torchvision's resnet18-*.pth)"
-        raise ValueError(f"ImageNet weights could not be read ({source}): {error}; {advice}") from error
+        raise InputError(f"ImageNet weights could not be read ({source}): {error}; {advice}") from error
     try:
         network.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})
     except (RuntimeError, AttributeError) as error:
-        raise ValueError(f"ImageNet weights {source} do not fit model.width/model.blocks: {error}") from error
+        raise InputError(f"ImageNet weights {source} do not fit model.width/model.blocks: {error}") from error

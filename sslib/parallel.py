@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from sslib.config import InputError, SslibError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Pairs = Iterator[tuple[Any, Any]]
@@ -26,7 +28,7 @@ QUEUED = 2  # items handed out for each local worker: none waits for work, and f
 ON_CLUSTER = 1024  # futures a Dask scheduler holds at once, however many items there are
 
 
-class WorkerKilled(RuntimeError):
+class WorkerKilled(SslibError):
     """An item that ends the process which works on it, even when it is the only one; the message names it."""
 
 
@@ -68,7 +70,7 @@ def each(
     """
     items = list(items)
     if workers < 0:
-        raise ValueError(f"workers is {workers}: 0 works in this process, 1 and more start processes")
+        raise InputError(f"workers is {workers}: 0 works in this process, 1 and more start processes")
     if scheduler:
         pairs = _on_cluster(task, items, scheduler)
     elif workers:
@@ -137,11 +139,11 @@ def _on_cluster(task: Callable, items: list, address: str) -> Pairs:
     try:
         from distributed import Client, KilledWorker, as_completed
     except ModuleNotFoundError as error:
-        raise RuntimeError("a scheduler needs the package distributed: pip install sslib[dask]") from error
+        raise InputError("a scheduler needs the package distributed: pip install sslib[dask]") from error
     try:
         client = Client(address, set_as_default=False)
     except OSError as error:
-        raise ConnectionError(f"no Dask scheduler answers at {address}: {error}") from error
+        raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
     waiting, items_of = items[::-1], {}
     with client:
         results = as_completed(loop=client.loop)

@@ -12,12 +12,14 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from sslib.config import InputError
+
 SHORT_SIDE = 256  # pixels; pictures that are smaller stay as they are
 LATE = 0.0005  # s: a picture this late still counts as in time, because many containers round to milliseconds
 SHORTEST = 0.002  # s: the last picture does not count as on display at a time that is this close to its end
 
 
-class VideoError(ValueError):
+class VideoError(InputError):
     """A file that is no usable video; the message says what is wrong with it and what to do, without its name."""
 
 

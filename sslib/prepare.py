@@ -31,6 +31,7 @@ import numpy as np
 
 from sslib import manifest, video
 from sslib.child import Child, ChildStopped
+from sslib.config import InputError, SslibError
 from sslib.layout import AUDIO_SUFFIXES, JPEG_QUALITY, Layout
 from sslib.manifest import Journal, Row
 from sslib.parallel import each
@@ -42,7 +43,7 @@ VERSION = 1  # of what is written; another one and everything is prepared again
 _local = threading.local()  # a decoder of its own for every thread that prepares clips
 
 
-class Stopped(RuntimeError):
+class Stopped(SslibError):
     """The run cannot go on, whatever the clip; what is finished stays. The message names the folder and the cause."""
 
 
@@ -137,11 +138,11 @@ def prepare(
 def _settings(frame_rate: float, at: float | None, sample_rate: int, max_seconds: float, time_limit: float) -> Row:
     for name, value in {"frame_rate": frame_rate, "max_seconds": max_seconds, "time_limit": time_limit}.items():
         if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value}: it must be a number above 0")
+            raise InputError(f"{name} is {value}: it must be a number above 0")
     if at is not None and not (math.isfinite(at) and at >= 0):
-        raise ValueError(f"at is {at}: it must be a number of seconds, 0 or more")
+        raise InputError(f"at is {at}: it must be a number of seconds, 0 or more")
     if not 1000 <= sample_rate <= 384000:
-        raise ValueError(f"sample_rate is {sample_rate}: it must be between 1000 and 384000 Hz")
+        raise InputError(f"sample_rate is {sample_rate}: it must be between 1000 and 384000 Hz")
     wanted = {"frame_rate": None, "at": float(at)} if at is not None else {"frame_rate": float(frame_rate), "at": None}
     wanted |= {"sample_rate": sample_rate, "max_seconds": float(max_seconds)}
     content = {**wanted, "short_side": SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}

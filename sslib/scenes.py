@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
 
-from sslib.config import Data, Stamps
+from sslib.config import Data, InputError, Stamps
 from sslib.generated import generated_library
 from sslib.layout import Layout
 from sslib.stamps import (
@@ -128,7 +128,7 @@ def plan(library: Library, split: str, config: Stamps) -> list[Plan]:
     rng = np.random.default_rng([config.seed, SPLITS.index(split)])
     classes = list(pool(library, split).pictures)
     if len(classes) < 2:
-        raise ValueError(f"split {split!r} needs at least two classes with picture and sound, found {classes}")
+        raise InputError(f"split {split!r} needs at least two classes with picture and sound, found {classes}")
     count = getattr(config, split)
     if split == "train":
         sizes = np.where(rng.random(count) < config.one_object_share, 1, rng.integers(2, 4, count))
@@ -292,7 +292,7 @@ def write(data: Data, library: Library, workers: int = 2) -> Path:
         if info.get("digest") == digest:
             return data.root
         if info.get("kind") != "stamps" and any(data.root.iterdir()):
-            raise FileExistsError(f"{data.root} holds other data: give data.root another folder")
+            raise InputError(f"{data.root} holds other data: give data.root another folder")
     partial = Layout(data.root.with_name(data.root.name + ".partial"))
     shutil.rmtree(partial.root, ignore_errors=True)
     for split in SPLITS:

@@ -19,6 +19,7 @@ import lmdb
 
 from sslib import media
 from sslib.clock import Selection
+from sslib.config import InputError
 from sslib.layout import ClipError, Layout
 
 SCHEMA = 2
@@ -28,7 +29,7 @@ SMALL = 8  # pixels, to see that a picture decodes: JPEG at an eighth of its siz
 MOST_OPEN = 512  # shards a process holds open: 512,000 clips, and well below the usual 1,024 files a process
 
 
-class StoreError(ValueError):
+class StoreError(InputError):
     """A store that cannot be read or written; the message says which and why."""
 
 

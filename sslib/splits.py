@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+from sslib.config import InputError
 from sslib.layout import Layout
 
 SHARE = 0.05  # of the videos, for each list but the first
@@ -34,7 +35,7 @@ def divide(ids: Sequence[str], parts: int, share: float = SHARE) -> list[list[st
     for clip_id in sorted(ids):
         clips[video_of(clip_id)].append(clip_id)
     if len(clips) < parts:
-        raise ValueError(f"{len(clips)} videos cannot be divided into {parts} lists: more videos are needed")
+        raise InputError(f"{len(clips)} videos cannot be divided into {parts} lists: more videos are needed")
     order = sorted(clips, key=lambda video: hashlib.sha256(video.encode()).digest())
     each = max(1, round(share * len(order)))
     cuts = [each * part for part in range(parts)]

@@ -26,6 +26,8 @@ import soundfile
 import soxr
 from PIL import Image
 
+from sslib.config import InputError, SslibError
+
 MANIFEST = Path(__file__).with_name("stamps_manifest.csv")
 MEDIA_VARIABLE = "SSLIB_STAMPS_MEDIA"
 INSTALLED = Path("/")  # where dpkg puts a package's files
@@ -86,7 +88,7 @@ class Library(NamedTuple):
     missing: tuple[str, ...] = ()
 
 
-class MediaUnavailable(FileNotFoundError):
+class MediaUnavailable(SslibError, FileNotFoundError):
     """Too few of the media files can be had to compose any scene."""
 
 
@@ -116,7 +118,7 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
     folder, tried, entries = Path(folder), [], manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
     if media and not Path(media).is_dir():
-        raise NotADirectoryError(f"{media}: this folder of Stamps media, given by hand, does not exist")
+        raise InputError(f"{media}: this folder of Stamps media, given by hand, does not exist")
     wanted = _absent(folder, entries)
     if wanted:
         _copy(folder, wanted, INSTALLED, tried)

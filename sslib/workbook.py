@@ -30,12 +30,12 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 from traitlets import default
 
 from sslib import pages, parallel
-from sslib.config import Config, ConfigError, experiment_folder, find, load, repository_root
+from sslib.config import Config, ConfigError, SslibError, experiment_folder, find, load, repository_root
 
 TRAINING = "02_training"
 
 
-class NotebookError(RuntimeError):
+class NotebookError(SslibError):
     """A notebook that cannot be run, or a cell of it that failed; the message says which and why."""
 
 

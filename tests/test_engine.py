@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from sslib import checkpoint, config, datasets, engine, losses, metrics, store
+from sslib.__main__ import clean_errors
 from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
 from sslib.config import Config
 from sslib.model import SoundLocalizer
@@ -278,6 +280,25 @@ def test_loss_that_is_not_finite_stops_the_run(configure, tmp_path):
     with pytest.raises(FloatingPointError, match=r"not finite in epoch 1.*learning_rate"):
         engine.fit(configure(training={"learning_rate": 1e30}), tmp_path)
     assert not (tmp_path / "run/checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"training": {"learning_rate": 1e30}}, "not finite in epoch 1"),
+        ({"training": {"batch_size": 25}}, "batch_size 25 is larger"),
+        ({"data": {"seconds": 1e9}}, "are available"),  # of memory
+    ],
+)
+def test_what_stops_a_training_is_one_sentence_on_the_command_line(configure, tmp_path, capsys, wrong, says):
+    with pytest.raises(SystemExit), clean_errors():
+        engine.fit(configure(**wrong), tmp_path)
+    assert re.fullmatch(rf"sslib: .*{says}.*\n", capsys.readouterr().err.splitlines(keepends=True)[-1])
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(KeyError), clean_errors():
+        raise KeyError("of ours")
 
 
 # Prediction

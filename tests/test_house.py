@@ -1,6 +1,8 @@
 """The house: pins, notebook pairs and imports that must agree with each other."""
 
+import importlib
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -12,6 +14,9 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+
+import sslib
+from sslib.config import SslibError
 
 ROOT = Path(__file__).parents[1]
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.9"}
@@ -104,6 +109,20 @@ def test_the_model_needs_few_libraries():
     code = f"import sys, sslib.model, sslib.losses; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_own_errors_have_one_base():
+    """The command line ends them as one sentence; any other error is a bug and keeps its traceback."""
+    for info in pkgutil.walk_packages(sslib.__path__, "sslib."):
+        if not info.name.endswith("__main__"):
+            importlib.import_module(info.name)
+    todo, outside = [Exception], []
+    while todo:
+        for kind in todo.pop().__subclasses__():
+            todo.append(kind)
+            if kind.__module__.startswith("sslib") and not issubclass(kind, SslibError) and kind.__name__[0] != "_":
+                outside.append(kind)
+    assert outside == []
 
 
 def test_make_knows_its_targets(tmp_path):

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from sslib import parallel
+from sslib.config import InputError
 
 
 def note(folder, item):
@@ -119,7 +120,7 @@ def test_a_cluster_with_a_worker_killed_half_way(tmp_path, monkeypatch):
 
 def test_a_scheduler_without_dask(monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RuntimeError, match=r"pip install sslib\[dask\]"):
+    with pytest.raises(InputError, match=r"pip install sslib\[dask\]"):
         list(parallel.each(refuse, [1], scheduler="tcp://127.0.0.1:1"))
 
 

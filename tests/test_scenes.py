@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from sslib import generated, layout, media, scenes, stamps
-from sslib.config import Stamps
+from sslib.config import InputError, Stamps
 from sslib.layout import Layout
 
 RATE = 8000
@@ -367,7 +367,7 @@ def test_other_data_are_never_replaced(configure, tmp_path, info):
     if info:
         Layout(part.root).write_info(**info)
     before = digests(part.root)
-    with pytest.raises(FileExistsError, match="holds other data"):
+    with pytest.raises(InputError, match="holds other data"):
         scenes.write(part, generated.generated_library(RATE, classes=4, backgrounds=8), workers=1)
     assert digests(part.root) == before
 

@@ -14,6 +14,7 @@ import soundfile
 from PIL import Image
 
 from sslib import generated, stamps
+from sslib.config import InputError
 
 RATE = 16000
 
@@ -174,7 +175,7 @@ def test_nothing_available_says_what_was_tried_and_what_to_do(tiny):
     for words in ("apt-get: not on this machine", "installed packages: 0 of 6", "media-a", "SSLIB_STAMPS_MEDIA"):
         assert words in str(error.value)
     assert isinstance(error.value, FileNotFoundError)
-    with pytest.raises(NotADirectoryError, match="debz"):
+    with pytest.raises(InputError, match="debz"):
         stamps.fetch_media(tiny / "media", tiny / "debz")
 
 
