@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import shutil
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from sslib.config import Data, InputError, Stamps
 from sslib.generated import generated_library
-from sslib.layout import Layout
+from sslib.layout import Layout, digest
 from sslib.stamps import (
     Background,
     Library,
@@ -38,6 +39,11 @@ SPLITS = ("train", "val", "test", "test_new_instances")
 AREA_QUANTILES = ((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), (0.012, 0.054, 0.121, 0.253, 0.463, 0.677, 0.95))
 VISIBLE = 0.6  # an object hidden more than this allows is placed again
 VERSION = 3  # of the rules in this file: another number, other bytes
+_SPLIT, _CLIP = f"({'|'.join(SPLITS)})", f"({'|'.join(SPLITS)})_\\d{{5,}}(_[abc])?"
+OWN_FILES = re.compile(
+    rf"dataset\.json|clips\.lmdb/.*|splits/{_SPLIT}\.txt|annotations/{_SPLIT}\.json"
+    rf"|video_frames/{_CLIP}/001\.jpg|audios/{_CLIP}\.flac|masks/{_CLIP}\.png"
+)
 
 
 class Placed(NamedTuple):
@@ -277,22 +283,22 @@ def make_scene(available: Pool, scene: Plan, seed: int, height: int) -> tuple[Sc
 def write(data: Data, library: Library, workers: int = 2) -> Path:
     """Compose all splits of ``data.stamps`` into the layout at ``data.root``; done already, it does nothing.
 
-    The folder appears under its name only when it is complete. A folder that this function did not write is never
-    replaced.
+    The folder appears under its name only when it is complete. It takes the place of scenes of other settings, never
+    of a file that this function did not write.
 
     Raises
     ------
-    FileExistsError
-        When ``data.root`` holds something else than scenes.
+    InputError
+        When ``data.root`` holds something else than scenes, or has to be composed anew and holds other files too.
     """
-    digest = hashlib.sha256(f"{VERSION} {data.stamps} {data.sample_rate} {data.seconds} {library.digest}".encode())
-    layout, digest = Layout(data.root), digest.hexdigest()
+    layout, made_of = Layout(data.root), _digest(data, library)
     if data.root.exists():
         info = layout.info()
-        if info.get("digest") == digest:
+        if info.get("digest") == made_of:
             return data.root
         if info.get("kind") != "stamps" and any(data.root.iterdir()):
             raise InputError(f"{data.root} holds other data: give data.root another folder")
+        _require_only_scenes(data.root)
     partial = Layout(data.root.with_name(data.root.name + ".partial"))
     shutil.rmtree(partial.root, ignore_errors=True)
     for split in SPLITS:
@@ -302,7 +308,7 @@ def write(data: Data, library: Library, workers: int = 2) -> Path:
         kind="stamps",
         name=name,
         generated=library.generated,
-        digest=digest,
+        digest=made_of,
         missing=list(library.missing),
         sample_rate=data.sample_rate,
         frame_rate=1.0,
@@ -310,6 +316,24 @@ def write(data: Data, library: Library, workers: int = 2) -> Path:
     shutil.rmtree(data.root, ignore_errors=True)
     partial.root.rename(data.root)
     return data.root
+
+
+def _digest(data: Data, library: Library) -> str:
+    """Identify the composed bytes by all that decides them: not by where the media were found."""
+    rules = data.stamps.model_dump(mode="json", exclude={"source", "media", "subset"})
+    return digest([VERSION, rules, data.sample_rate, data.seconds, library.digest])
+
+
+def _require_only_scenes(root: Path) -> None:
+    """Raise where a folder holds files beside scenes and the store made of them."""
+    paths = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if not path.is_dir())
+    added = [name for name in paths if not OWN_FILES.fullmatch(name)]
+    if added:
+        more = ", …" if len(added) > 3 else ""
+        raise InputError(
+            f"{root} holds scenes of other settings and {len(added)} file(s) that were not composed "
+            f"({', '.join(added[:3])}{more}): move those elsewhere, or give data.root another folder"
+        )
 
 
 def _write_split(layout: Layout, data: Data, library: Library, split: str, workers: int) -> None:

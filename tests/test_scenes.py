@@ -1,6 +1,7 @@
 """Composed scenes: exact masks, the same bytes for the same seed, and nothing but the sound tells what sounds."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -354,9 +355,45 @@ def test_finished_folder_is_left_alone_and_another_seed_replaces_it(configure, t
     mark.touch()
     scenes.write(part, library, workers=1)
     assert mark.exists()
+    mark.unlink()
+    before = digests(part.root)
     other = data(configure, tmp_path / "scenes", seed=1)
     scenes.write(other, library, workers=1)
-    assert not mark.exists() and len(Layout(other.root).ids("train")) == 5
+    assert digests(part.root) != before and len(Layout(other.root).ids("train")) == 5
+
+
+@pytest.mark.parametrize("same", [{"media": "debs"}, {"source": "auto"}, {"subset": "all"}])
+def test_where_the_media_come_from_composes_nothing_again(configure, tmp_path, same):
+    """The bytes of the library count, not the folder or the rule by which it was found."""
+    library = generated.generated_library(RATE, classes=4, backgrounds=8)
+    scenes.write(data(configure, tmp_path / "scenes"), library, workers=1)
+    mark = tmp_path / "scenes/mark"
+    mark.touch()
+    before = digests(tmp_path / "scenes")
+    scenes.write(data(configure, tmp_path / "scenes", **same), library, workers=1)
+    assert mark.exists() and digests(tmp_path / "scenes") == before
+
+
+@pytest.mark.parametrize(
+    "added", ["splits/mine.txt", "video_frames/mine/001.jpg", "audios/mine.flac", "video_frames/train_00000/002.jpg",
+              "annotations/mine.json", "notes.txt"]
+)  # fmt: skip
+def test_what_the_user_added_is_never_removed(configure, tmp_path, added):
+    library = generated.generated_library(RATE, classes=4, backgrounds=8)
+    part, other = data(configure, tmp_path / "scenes"), data(configure, tmp_path / "scenes", seed=1)
+    scenes.write(part, library, workers=1)
+    path = part.root / added
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    before = digests(part.root)
+    with pytest.raises(InputError, match=rf"other settings and 1 file.*\({re.escape(added)}\): move"):
+        scenes.write(other, library, workers=1)
+    assert digests(part.root) == before
+    path.unlink()
+    (part.root / "clips.lmdb").mkdir()
+    (part.root / "clips.lmdb/data.mdb").write_text("a store of the old scenes, which is made of them")
+    scenes.write(other, library, workers=1)
+    assert digests(part.root) != before and not (part.root / "clips.lmdb").exists()
 
 
 @pytest.mark.parametrize("info", [None, {"kind": "vggsound"}])
