@@ -41,7 +41,7 @@ import torch
 from IPython.display import HTML, Audio, Markdown, display
 
 from sslib import config as configuration
-from sslib import datasets, features, figures_data, media, metrics, prepare, scenes, store, viz
+from sslib import datasets, features, media, metrics, prepare, presentation, scenes, store, viz
 from sslib.layout import Layout
 from sslib.splits import SHARE, video_of, write_missing
 from sslib.verification import verify
@@ -241,10 +241,15 @@ if data.raw:
     rates = {"frame_rate": data.frame_rate, "sample_rate": rate}
     prepare.prepare(data.raw, data.root, **rates, workers=os.cpu_count() or 1)
 listing, manifest = data.root / "manifest.csv", None
+PANELS = {
+    "seconds": "length, s",
+    "frame_rate": "pictures a second",
+    "rms_dbfs": "loudness, dBFS (RMS)",
+}
 if listing.exists():
     manifest = pd.read_csv(listing, dtype=str, keep_default_na=False)
     ready = manifest[manifest["outcome"] == "ok"]
-    measures = ready.assign(**{key: pd.to_numeric(ready[key]) for key in figures_data.PANELS})
+    measures = ready.assign(**{key: pd.to_numeric(ready[key]) for key in PANELS})
     rejected = manifest[manifest["outcome"] != "ok"]
     text = f"**{len(ready):,} of {len(manifest):,} files are ready**, {len(rejected):,} are not. "
     display(Markdown(text + "Hidden files are not looked at."))
@@ -285,8 +290,8 @@ if manifest is not None and (ready["notes"] != "").any():
 
 # %%
 if manifest is not None and len(ready):
-    display(figures_data.sources(measures))
-    seconds, rates, level = (measures[key] for key in figures_data.PANELS)
+    display(viz.histograms(measures, PANELS))
+    seconds, rates, level = (measures[key] for key in PANELS)
     text = f"Clips last {seconds.min():.1f} to {seconds.max():.1f} s, half of them at least "
     text += f"{seconds.median():.1f} s; {(seconds < data.seconds).mean():.0%} are shorter than "
     text += f"the {data.seconds:g} s of sound that is used, which is repeated there. "
@@ -306,7 +311,7 @@ if manifest is not None and len(ready):
     heard = [media.read_audio(layout.audio(clip_id), rate)[: 3 * rate] for clip_id in some]
     frames = [layout.frames(clip_id) for clip_id in some]
     frames = [paths[len(paths) // 2] for paths in frames]
-    display(HTML(figures_data.gallery(frames, heard, rate, some)))
+    display(HTML(presentation.gallery(some, [wave / 32768 for wave in heard], rate, frames)))
 
 # %% [markdown] tags=["optional"]
 # ### Lists
@@ -382,8 +387,8 @@ heard = features.sounds(torch.stack([clip["waveform"] for clip in some]), settin
     :, 0
 ]  # (B, F, T)
 classes = clips.set_index("clip_id")["class"].to_dict()
-titles = [figures_data.label(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
-viz.clips([clip["image"].numpy() for clip in some], heard.numpy(), titles)
+titles = [viz.printable(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
+viz.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.numpy())
 
 # %% [markdown] tags=["optional"]
 # Test clips come with the outline of the sounding object (green) and its box (dashed); clips of one scene stand side by

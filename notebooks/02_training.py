@@ -77,10 +77,10 @@ display(
 shown = min(8, size)
 deviation = torch.tensor(features.IMAGENET_STD)[:, None, None]
 mean = torch.tensor(features.IMAGENET_MEAN)[:, None, None]
-viz.clips(
+viz.contact_sheet(
     ((image[:shown] * deviation + mean).clamp(0, 1) * 255).byte().numpy(),
-    spectrogram[:shown, 0].numpy(),
     [f"clip {number}" for number in range(1, shown + 1)],
+    spectrogram[:shown, 0].numpy(),
 )
 
 # %% [markdown]
@@ -202,7 +202,7 @@ display(
 # The three losses over the epochs, as they were measured on the training batches.
 
 # %%
-viz.curves(history, {name: [name] for name in terms})
+viz.curves({"run": history}, {name: [name] for name in terms})
 
 # %% [markdown]
 # Did it learn, or learn by heart? The same quantities on clips it was not trained on; where the validation list has
@@ -210,7 +210,7 @@ viz.curves(history, {name: [name] for name in terms})
 
 # %%
 viz.curves(
-    history,
+    {"run": history},
     {
         "localization loss": ["localization", "val_loss"],
         "own sound found": ["accuracy", "val_accuracy"],

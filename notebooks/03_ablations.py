@@ -143,14 +143,14 @@ if runs:
         for (name, seed), run in runs.items()
     }
     panels = {
-        "localization loss, training": "localization",
-        "localization loss, validation": "val_loss",
+        "localization loss, training": ["localization"],
+        "localization loss, validation": ["val_loss"],
     }
     panels |= {
-        "own sound found, validation": "val_accuracy",
-        "pointing, validation": "val_pointing",
+        "own sound found, validation": ["val_accuracy"],
+        "pointing, validation": ["val_pointing"],
     }
-    display(viz.curves_of_runs(histories, panels))
+    display(viz.curves(histories, panels))
     last = pd.DataFrame({name: history.iloc[-1] for name, history in histories.items()}).T
     best = last["val_loss"].astype(float).idxmin()
     display(

@@ -268,11 +268,11 @@ report("universal", "f_loc", "Without a threshold this protocol has no rows.")
 data = datasets.open_dataset(settings, first, annotated=True)
 gallery = figures_evaluation.Gallery(data, maps)
 PLAYED = {"similarity": "own sound"} | {k: v for k, v in SOUNDS.items() if k != "own"}
-raw = gallery.of(mine.index, PLAYED)
+raw = gallery.maps_of(mine.index, PLAYED)
 if level["value"] is not None:
     above = [f"{label} {np.mean(values > level['value']):.1%}" for label, values in raw.items()]
     display(
-        figures_evaluation.claimed(raw, level["value"]),
+        figures_evaluation.area_above_threshold(raw, level["value"]),
         Markdown(
             f"Share of the picture above the universal threshold: {', '.join(above)}; the boxes "
             f"cover {mine['area'].mean():.1%}."
@@ -392,10 +392,10 @@ display(Markdown(says))
 if pairs is None:
     display(Markdown("No scene of this list has two sounds."))
 else:
-    peaks = swaps.peaks(pairs, gallery.of(data.ids, KINDS))
+    peaks = swaps.peaks(pairs, gallery.maps_of(data.ids, KINDS))
     missed = peaks.loc["own sound", ["the other object", "elsewhere"]]
     display(
-        figures_evaluation.shares(peaks, "share of clips"),
+        figures_evaluation.stacked_shares(peaks, "share of clips"),
         Markdown(
             f"With its own sound the map points at this object in "
             f"{peaks.loc['own sound', 'this object']:.0%} of the clips, at the other one in "

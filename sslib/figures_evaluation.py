@@ -1,4 +1,4 @@
-"""Figures that show why an evaluation comes out as it does: thresholds, sizes, confidence, maps that move, misses."""
+"""Draw why an evaluation comes out as it does: thresholds, sizes, confidence, maps that move, misses."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sslib.datasets import AVDataset
-from sslib.viz import COLOURS, grid, localization
+from sslib.viz import COLOURS, grid, legend_below, localization
 
 GREY = "0.55"
 LINES = [*COLOURS[:6], "0.45", "black"]  # the colours of a table's methods, in its order: the bound is black
 
 
 class Gallery:
-    """Clips of a test list with their maps, as pictures.
+    """Draw clips of a test list with their maps.
 
     Parameters
     ----------
@@ -27,11 +27,11 @@ class Gallery:
 
     def __init__(self, data: AVDataset, maps: Mapping[str, np.ndarray]):
         self.data, self.maps = data, maps
-        self.place = {clip_id: row for row, clip_id in enumerate(data.ids)}
+        self.rows = {clip_id: row for row, clip_id in enumerate(data.ids)}
 
-    def of(self, ids: Sequence[str], kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """The raw maps of some clips: of `kinds` (name in the file -> what a figure calls it) those that there are."""
-        rows = [self.place[clip_id] for clip_id in ids]
+    def maps_of(self, ids: Sequence[str], kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """Return raw maps of some clips, of those `kinds` (name in the file -> what a figure calls it) that exist."""
+        rows = [self.rows[clip_id] for clip_id in ids]
         names = {kind: f"{self.data.split}/{kind}" for kind in kinds}
         return {kinds[kind]: self.maps[name][rows] for kind, name in names.items() if name in self.maps}
 
@@ -42,11 +42,11 @@ class Gallery:
         kinds: Mapping[str, str],
         limits: tuple[float, float] | None = None,
     ) -> Figure:
-        """One column a clip; see :func:`sslib.viz.localization`."""
-        shown = [self.data[self.place[clip_id]] for clip_id in ids]
+        """Draw one column per clip; see :func:`sslib.viz.localization`."""
+        shown = [self.data[self.rows[clip_id]] for clip_id in ids]
         return localization(
             [clip["image"].numpy() for clip in shown],
-            self.of(ids, kinds),
+            self.maps_of(ids, kinds),
             [clip["boxes"].numpy() for clip in shown],
             [clip["mask"] for clip in shown],
             [title.replace("_", " ") for title in titles],
@@ -54,37 +54,65 @@ class Gallery:
         )
 
 
-def threshold_curves(
-    panels: dict[str, dict[str, np.ndarray]], xlabel: str, below: bool = False, at: float | None = None
-) -> Figure:
-    """Share of clips whose value is at least t (with `below`: at most t), over t; the area is an AUC (an AOC).
+def thumbnail(data: AVDataset, maps: Mapping[str, np.ndarray], columns: int = 6) -> Figure:
+    """Draw the first clips of a test list and their maps: the picture of an experiment, not chosen by result."""
+    ids = data.ids[:columns]
+    titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in ids]
+    return Gallery(data, maps).show(ids, titles, {"similarity": "map"})
+
+
+def threshold_curves(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, at: float | None = None) -> Figure:
+    """Draw the share of clips whose value is at least t, over t in [0, 1]; the area under a curve is its AUC.
 
     Parameters
     ----------
-    panels : title -> method -> one value in [0, 1] for each clip; NaN is left out. A method keeps its colour.
+    panels : title -> method -> one value in [0, 1] per clip; NaN is left out. A method keeps its colour.
     at : the threshold that a success rate asks for, as a dotted line.
     """
     figure, axes = grid(1, len(panels), 2.75 if len(panels) > 1 else 4.2, 3.3)
     names = list(dict.fromkeys(name for methods in panels.values() for name in methods))
-    thresholds = np.linspace(0, 1, 201)
     for axis, (title, methods) in zip(axes[0], panels.items(), strict=True):
-        for name, values in methods.items():
-            known = np.asarray(values, dtype=np.float64)
-            known = known[~np.isnan(known)][:, None]
-            passed = known <= thresholds if below else known >= thresholds
-            place = names.index(name) % len(LINES)
-            if len(known):
-                axis.plot(thresholds, passed.mean(axis=0), color=LINES[place], lw=2 if place == 0 else 1.2, label=name)
+        _shares_over_thresholds(axis, methods, names, np.linspace(0, 1, 201), side="left")
         if at is not None:
             axis.axvline(at, color=GREY, lw=0.8, ls=":")
-        axis.set(title=title, xlabel=xlabel, xlim=(0, 1), ylim=(0, 1.02))
-    axes[0, 0].set_ylabel("share of clips at or below" if below else "share of clips at or above")
-    _shared_legend(figure, axes[0])
+        axis.set(title=title, xlabel=xlabel, xlim=(0, 1))
+    axes[0, 0].set_ylabel("share of clips at or above")
+    legend_below(figure, axes[0], columns=3)
     return figure
 
 
+def area_above_threshold(maps: Mapping[str, np.ndarray], threshold: float) -> Figure:
+    """Draw the share of the cells of raw maps that lie above a threshold, over that threshold; mark `threshold`.
+
+    Parameters
+    ----------
+    maps : kind of sound -> raw maps (N, h, w); the first kind is the one with a source.
+    threshold : the universal one.
+    """
+    figure, axes = grid(1, 1, 5.6, 2.9)
+    low, high = min(values.min() for values in maps.values()), max(values.max() for values in maps.values())
+    _shares_over_thresholds(axes[0, 0], maps, list(maps), np.linspace(low, max(high, threshold), 300), side="right")
+    axes[0, 0].axvline(threshold, color=GREY, lw=1, ls="--", label="universal threshold")
+    axes[0, 0].set(xlabel="threshold on the raw map", ylabel="share of the picture claimed")
+    figure.legend(frameon=False, loc="outside upper center", ncols=len(maps) + 1)
+    return figure
+
+
+def _shares_over_thresholds(
+    axis: Axes, samples: Mapping[str, np.ndarray], names: Sequence[str], thresholds: np.ndarray, side: str
+) -> None:
+    """Draw the share of values at or above (`side` left) or above (right) each threshold; `names` give the colours."""
+    for name, values in samples.items():
+        known = np.sort(values[~np.isnan(values)], axis=None)
+        number = names.index(name)
+        if len(known):
+            share = 1 - np.searchsorted(known, thresholds, side=side) / len(known)
+            axis.plot(thresholds, share, color=LINES[number % len(LINES)], lw=1.2 if number else 2, label=name)
+    axis.set_ylim(0, 1.02)
+
+
 def area_scatter(area: np.ndarray, ciou: np.ndarray, edges: Sequence[float] = ()) -> Figure:
-    """cIoU under the median threshold against the area of the ground truth, with the bound that this threshold sets.
+    """Draw cIoU under the median threshold over the area of the ground truth, with the bound that this threshold sets.
 
     Parameters
     ----------
@@ -104,47 +132,27 @@ def area_scatter(area: np.ndarray, ciou: np.ndarray, edges: Sequence[float] = ()
     return figure
 
 
-def confidences(values: dict[str, np.ndarray], bins: int = 40) -> Figure:
-    """How sure the maps are with a visible source and without.
+def confidences(values: Mapping[str, np.ndarray], bins: int = 40) -> Figure:
+    """Draw the distributions of the maps' confidence with a visible source and without.
 
     Parameters
     ----------
     values : kind of sound -> confidence of each clip; the first kind is the one with a source.
     """
     figure, axes = grid(1, 1, 5.6, 2.9)
-    known = {name: np.asarray(found)[~np.isnan(found)] for name, found in values.items()}
+    known = {name: sample[~np.isnan(sample)] for name, sample in values.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(known.values())), bins)
-    for number, (name, found) in enumerate(known.items()):
-        weights = np.full(len(found), 1 / max(len(found), 1))
+    for number, (name, sample) in enumerate(known.items()):
+        weights = np.full(len(sample), 1 / max(len(sample), 1))
         style = {"histtype": "step", "lw": 1.4} if number else {"alpha": 0.45}
-        axes[0, 0].hist(found, edges, weights=weights, color=LINES[number], label=name, **style)
+        axes[0, 0].hist(sample, edges, weights=weights, color=LINES[number], label=name, **style)
     axes[0, 0].set(xlabel="confidence: mean of the map's top quarter", ylabel="share of clips")
     figure.legend(frameon=False, loc="outside upper center", ncols=len(known))
     return figure
 
 
-def claimed(maps: dict[str, np.ndarray], level: float) -> Figure:
-    """Share of the cells of raw maps that lie above a threshold, over that threshold; and the universal one, `level`.
-
-    Parameters
-    ----------
-    maps : kind of sound -> raw maps (N, h, w); the first kind is the one with a source.
-    """
-    figure, axes = grid(1, 1, 5.6, 2.9)
-    cells_of = {name: np.sort(values, axis=None) for name, values in maps.items()}
-    low, high = min(cells[0] for cells in cells_of.values()), max(cells[-1] for cells in cells_of.values())
-    thresholds = np.linspace(low, max(high, level), 300)
-    for number, (name, cells) in enumerate(cells_of.items()):
-        above = 1 - np.searchsorted(cells, thresholds, side="right") / len(cells)
-        axes[0, 0].plot(thresholds, above, color=LINES[number], lw=1.2 if number else 2, label=name)
-    axes[0, 0].axvline(level, color=GREY, lw=1, ls="--", label="universal threshold")
-    axes[0, 0].set(xlabel="threshold on the raw map", ylabel="share of the picture claimed", ylim=(0, 1.02))
-    figure.legend(frameon=False, loc="outside upper center", ncols=len(cells_of) + 1)
-    return figure
-
-
 def movement(own: np.ndarray, other: np.ndarray) -> Figure:
-    """cIoU with the same object of the map for its own sound, over that of the map for another object's sound.
+    """Draw cIoU with one object of the map for its own sound, over that of the map for another object's sound.
 
     A map that does not move puts every clip on the diagonal, one that follows the sound lifts them above it.
     """
@@ -159,8 +167,8 @@ def movement(own: np.ndarray, other: np.ndarray) -> Figure:
     return figure
 
 
-def shares(table: pd.DataFrame, xlabel: str) -> Figure:
-    """Stacked bars: one bar for each row of `table` (named by its index), one piece for each column."""
+def stacked_shares(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Draw stacked bars: one for each row of `table` (named by its index), one piece for each column."""
     figure, axes = grid(1, 1, 6.4, 0.75 + 0.32 * len(table))
     axis, left, rows = axes[0, 0], np.zeros(len(table)), np.arange(len(table))
     for column, colour in zip(table, (COLOURS[2], COLOURS[3], "0.8"), strict=False):
@@ -177,14 +185,14 @@ def shares(table: pd.DataFrame, xlabel: str) -> Figure:
     return figure
 
 
-def per_class(table: pd.DataFrame, chance: float, xlabel: str, most: int = 60) -> Figure:
-    """One line a class, sorted, from the best at the top left: its mean (column value) with low and high, and chance.
+def per_class(table: pd.DataFrame, chance: float, xlabel: str, max_classes: int = 60) -> Figure:
+    """Draw one line per class, from the best at the top left: its mean (column value) with low and high, and chance.
 
-    Hollow are classes of a single recording, which have no interval. Of more than `most` classes the best and the
-    worst half of that many are shown, one panel each.
+    Hollow are classes of a single recording, which have no interval. Of more than `max_classes` classes the best and
+    the worst half of that many are shown, one panel each.
     """
     table = table.sort_values("value", ascending=False)
-    half = -(-min(len(table), most) // 2)
+    half = -(-min(len(table), max_classes) // 2)
     figure, axes = grid(1, 2, 3.8, 0.6 + 0.16 * half)
     for axis, rows in zip(axes[0], (table[:half], table[max(half, len(table) - half) :]), strict=True):
         y = np.arange(len(rows))
@@ -200,17 +208,8 @@ def per_class(table: pd.DataFrame, chance: float, xlabel: str, most: int = 60) -
 
 
 def _running_mean(x: np.ndarray, y: np.ndarray, parts: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Means of x and y over parts of about equally many clips, in the order of x; NaN is left out."""
+    """Average x and y over parts of about equally many clips, in the order of x; NaN is left out."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(x) & ~np.isnan(y))
     pieces = [piece for piece in np.array_split(known[np.argsort(x[known], kind="stable")], parts) if len(piece)]
     return np.array([x[piece].mean() for piece in pieces]), np.array([y[piece].mean() for piece in pieces])
-
-
-def _shared_legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend below for all panels; a method that only a later panel has is in it too."""
-    entries = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    figure.legend(entries.values(), entries, frameon=False, loc="outside lower center", ncols=3)

@@ -6,12 +6,16 @@ model with its best control on the same clips (:func:`sslib.tables.verdict`).
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import Audio
 
 from sslib.names import METHODS, MODEL, PROTOCOLS
 
@@ -151,6 +155,19 @@ def _listed(names: Sequence[str]) -> str:
 def name(split: str, part: str) -> str:
     """How a table calls a set of clips."""
     return split if part == "all" else f"{split}, {part}"
+
+
+def gallery(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, images: Sequence[Path] = ()) -> str:
+    """Return players of sounds (samples,) in [-1, 1] as HTML, each below its title and, where given, its JPEG file."""
+    cells = []
+    for title, waveform, path in zip_longest(titles, waveforms, images):
+        text, image = html.escape(title), ""
+        if path is not None:
+            data = base64.b64encode(path.read_bytes()).decode()
+            image = f'<img alt="{text}" src="data:image/jpeg;base64,{data}" style="height:7rem; max-width:100%">'
+        player = Audio(waveform, rate=rate, normalize=False)._repr_html_()
+        cells.append(f'<figure style="margin:0">{image}<figcaption>{text}</figcaption>{player}</figure>')
+    return f'<div style="display:grid; grid-template-columns:repeat(3, 1fr); gap:1rem">{"".join(cells)}</div>'
 
 
 def by_method(clips: pd.DataFrame, column: str) -> dict[str, np.ndarray]:

@@ -1,18 +1,22 @@
-"""Values to figures. Every function returns a closed ``matplotlib`` Figure, which a notebook shows once; none shows it.
+"""Turn values into figures. Every function returns a closed ``matplotlib`` Figure, which a notebook shows once.
 
 Maps come raw; the per-clip scaling to [0, 1] for display happens here and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
 from sslib.metrics import resize
@@ -33,7 +37,7 @@ STYLE = {
 
 
 def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """A figure of rows x columns axes, `width` x `height` inches each, closed so that notebooks show it only once."""
+    """Make rows x columns axes of `width` x `height` inches each, closed so that notebooks show them only once."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             rows, columns, figsize=(columns * width, rows * height), squeeze=False, layout="constrained"
@@ -42,20 +46,23 @@ def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, 
     return figure, axes
 
 
-def picture(axes: Axes, image: np.ndarray, title: str = "", border: str | None = None) -> None:
-    """Show an RGB picture, uint8 (3, H, W), without ticks; `border` colours its frame."""
-    axes.imshow(np.moveaxis(np.asarray(image), 0, -1))
+def bare(axes: Axes) -> None:
+    """Leave out ticks and frame."""
     axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
+    """Draw an RGB image, uint8 (3, H, W), without ticks."""
+    axes.imshow(np.moveaxis(np.asarray(image), 0, -1))
     axes.set_title(title, fontsize=8)
-    for spine in axes.spines.values():
-        spine.set_visible(border is not None)
-        spine.set(color=border or "black", linewidth=2.5)
+    bare(axes)
 
 
-def overlay(
+def show_heatmap(
     axes: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "", limits: tuple[float, float] | None = None
 ) -> None:
-    """Lay a raw map (h, w) over a picture, uint8 (3, H, W), the low part transparent.
+    """Draw a raw map (h, w) over an image, uint8 (3, H, W), the low part transparent.
 
     Scaled to its own range, or to `limits`, with which maps of several sounds can be compared.
     """
@@ -66,14 +73,12 @@ def overlay(
     low, high = (large.min(), large.max()) if limits is None else limits
     scaled = np.clip((large - low) / max(float(high - low), 1e-12), 0, 1)
     axes.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(0.15 + 0.75 * scaled, 0, 0.9))
-    axes.set(xticks=[], yticks=[])
     axes.set_title(title, fontsize=8)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    bare(axes)
 
 
-def ground_truth(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
-    """Outline boxes (in [0, 1]) and a mask on a picture of `size` x `size` pixels."""
+def outline(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
+    """Outline boxes (N, 4) in [0, 1] and a mask (H, W) of the ground truth on an image of `size` x `size` pixels."""
     if mask is not None:
         rows = (np.arange(size) + 0.5) * mask.shape[0] / size
         columns = (np.arange(size) + 0.5) * mask.shape[1] / size
@@ -87,25 +92,19 @@ def ground_truth(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: n
         )
 
 
-def contact_sheet(images: Sequence[np.ndarray], titles: Sequence[str], columns: int = 8) -> Figure:
-    """Pictures, uint8 (3, H, W), in rows of `columns`, each under its title."""
-    figure, axes = grid(-(-len(images) // columns), columns, 1.3, 1.25)
+def contact_sheet(
+    images: Sequence[np.ndarray], titles: Sequence[str], spectrograms: Sequence[np.ndarray] = (), columns: int = 8
+) -> Figure:
+    """Draw images, uint8 (3, H, W), in rows of `columns`, each under its title and above its spectrogram (F, T)."""
+    lines, size = (2, 1.6) if len(spectrograms) else (1, 1.3)
+    figure, axes = grid(lines * -(-len(images) // columns), min(columns, len(images)), size, size - 0.07)
     for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        picture(axis, image, title)
-        axis.set_title(title, fontsize=7)
-    return figure
-
-
-def clips(images: Sequence[np.ndarray], spectrograms: Sequence[np.ndarray], titles: Sequence[str]) -> Figure:
-    """Pictures, uint8 (3, H, W), above the spectrogram (F, T) of their sound."""
-    figure, axes = grid(2, len(images), 1.6, 1.5)
-    for column, (image, spectrogram, title) in enumerate(zip(images, spectrograms, titles, strict=True)):
-        picture(axes[0, column], image, title)
-        axes[1, column].imshow(spectrogram, origin="lower", aspect="auto", cmap="magma")
-        axes[1, column].set(xticks=[], yticks=[])
-    axes[1, 0].set(xlabel="time →", ylabel="frequency →")
+        bare(axis)
+    for axis, image, title in zip(axes[::lines].flat, images, titles, strict=False):
+        show_image(axis, image, title)
+    for axis, spectrogram in zip(axes[1::lines].flat if lines == 2 else (), spectrograms, strict=False):
+        axis.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma")
+        axes[-1, 0].set(xlabel="time →", ylabel="frequency →")
     return figure
 
 
@@ -117,67 +116,89 @@ def localization(
     titles: Sequence[str],
     limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """One column a clip: its picture with the ground truth, below it each kind of map over it (see `overlay`)."""
+    """Draw one column per clip: its image with the ground truth, below it each kind of map (see `show_heatmap`)."""
     figure, axes = grid(1 + len(maps), len(images), 1.5, 1.55)
     size = 8 * max(1, len(images) / 6)  # points: a page makes wide figures smaller
     for column, image in enumerate(images):
-        picture(axes[0, column], image)
+        show_image(axes[0, column], image)
         axes[0, column].set_title(titles[column], fontsize=size)
         for row, name in enumerate(maps, 1):
-            overlay(axes[row, column], image, maps[name][column], limits=limits)
+            show_heatmap(axes[row, column], image, maps[name][column], limits=limits)
         for axis in axes[:, column]:
-            ground_truth(axis, image.shape[1], boxes[column], masks[column])
+            outline(axis, image.shape[1], boxes[column], masks[column])
     for axis, name in zip(axes[:, 0], ["picture", *maps], strict=True):
         axis.set_ylabel(name, fontsize=size)
     return figure
 
 
 def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray, order: Sequence[int], boxes=None) -> Figure:
-    """The K node maps (K, h, w) of one picture, in `order`, with how often each was foreground."""
+    """Draw the K node maps (K, h, w) of one image, in `order`, with how often each was foreground."""
     columns = 6
     figure, axes = grid(-(-(1 + len(maps)) // columns), columns, 1.35, 1.5)
     for axis in axes.flat:
-        axis.axis("off")
-    picture(axes.flat[0], image, "picture")
-    ground_truth(axes.flat[0], image.shape[1], boxes)
+        bare(axis)
+    show_image(axes.flat[0], image, "picture")
+    outline(axes.flat[0], image.shape[1], boxes)
     for axis, node in zip(axes.flat[1:], order, strict=False):
-        overlay(axis, image, maps[node], f"node {node} · {frequency[node]:.0%}")
+        show_heatmap(axis, image, maps[node], f"node {node} · {frequency[node]:.0%}")
     return figure
 
 
 def similarity_matrix(logits: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Scaled similarity of every picture (row) with every sound (column) of a batch; pairs lie on the diagonal."""
+    """Draw the scaled similarity of each image (row) with each sound (column) of a batch; pairs lie on the diagonal."""
     figure, axes = grid(1, 1, 4.6, 3.9)
     sns.heatmap(logits, ax=axes[0, 0], cmap="viridis", square=True, xticklabels=labels, yticklabels=labels)
     axes[0, 0].set(xlabel="sound", ylabel="picture")
     return figure
 
 
-def curves(history: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure:
-    """Columns of ``metrics.csv`` over epochs, one panel for each entry of `panels` (title -> columns)."""
-    figure, axes = grid(1, len(panels), 2.9, 2.4)
+def curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, Sequence[str]]) -> Figure:
+    """Draw columns of ``metrics.csv`` over epochs: a line for each column of one run, or for each of several runs.
+
+    Parameters
+    ----------
+    histories : name of a run -> its ``metrics.csv``.
+    panels : title -> columns; a run that lacks one has no line there.
+    """
+    several = len(histories) > 1
+    figure, axes = grid(1, len(panels), 2.8, 2.5)
+    last = max(history["epoch"].max() for history in histories.values())
     for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
-        for name in columns:
-            if name in history:
-                axis.plot(history["epoch"], history[name], marker="o", markersize=2.5, label=name.replace("_", " "))
-        axis.set(title=title, xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(frameon=False)
+        for number, (run, column) in enumerate(product(histories, columns)):
+            if column in histories[run]:
+                label, colour = run if several else column.replace("_", " "), COLOURS[number % len(COLOURS)]
+                axis.plot(histories[run]["epoch"], histories[run][column], "o-", ms=3, color=colour, label=label)
+        axis.set(title=title, xlabel="epoch", xlim=(0.5, last + 0.5))
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        if not several:
+            axis.legend(frameon=False)
+    if several:
+        legend_below(figure, axes[0], columns=6)
     return figure
 
 
+def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+    """Draw one legend for all panels; a line that only a later panel has is in it too."""
+    entries: dict[str, Artist] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    columns = min(columns, len(entries))
+    figure.legend(entries.values(), entries, frameon=False, loc="outside lower center", ncols=columns)
+
+
 def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: str = "", zero: bool = False) -> Figure:
-    """Means with their intervals (columns value, low, high), one line for each row of `table`, named by `label`."""
+    """Draw means with their intervals (columns value, low, high), one for each row of `table`, named by `label`."""
     names = list(dict.fromkeys(table[label]))
     groups = list(dict.fromkeys(table[hue])) if hue else [None]
     figure, axes = grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
     axis = axes[0, 0]
-    for place, group in enumerate(groups):
+    for number, group in enumerate(groups):
         rows = table if group is None else table[table[hue] == group]
-        shift = (place - (len(groups) - 1) / 2) * 0.22
+        shift = (number - (len(groups) - 1) / 2) * 0.22
         y = np.array([names.index(name) for name in rows[label]]) + shift
         errors = np.abs(np.stack([rows["value"] - rows["low"], rows["high"] - rows["value"]]))
-        axis.errorbar(rows["value"], y, xerr=errors, fmt="o", ms=4, capsize=2, color=COLOURS[place], label=group)
+        axis.errorbar(rows["value"], y, xerr=errors, fmt="o", ms=4, capsize=2, color=COLOURS[number], label=group)
     if zero:
         axis.axvline(0, color="black", lw=0.8)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
@@ -188,13 +209,13 @@ def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: s
 
 
 def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray, seconds: float, top: str) -> Figure:
-    """One clip: its picture (3, H, W), and above each other the waveform in [-1, 1] and the spectrogram (F, T)."""
+    """Draw one clip: its image (3, H, W), and above each other the waveform in [-1, 1] and the spectrogram (F, T)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplot_mosaic(
             [["picture", "wave"], ["picture", "bands"]], figsize=(7.6, 3.2), width_ratios=(1, 1.5), layout="constrained"
         )
     plt.close(figure)
-    picture(axes["picture"], image)
+    show_image(axes["picture"], image)
     axes["wave"].plot(np.linspace(0, seconds, len(waveform)), waveform, lw=0.4, color=COLOURS[0])
     axes["wave"].set(xlim=(0, seconds), xticklabels=[], ylabel="waveform")
     drawn = axes["bands"].imshow(
@@ -206,7 +227,7 @@ def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray
 
 
 def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Sequence[float]], xlabel: str) -> Figure:
-    """Share of clips at or below each value, one line for each entry, beside known quantiles (x, share) as dots."""
+    """Draw the share of clips at or below each value, a line for each entry; known quantiles (x, share) are dots."""
     figure, axes = grid(1, 1, 5.4, 2.9)
     for (name, sample), colour in zip(values.items(), COLOURS[: len(values)], strict=False):
         axes[0, 0].ecdf(sample, label=name, color=colour, lw=1.4)
@@ -217,18 +238,25 @@ def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Seq
     return figure
 
 
-def curves_of_runs(histories: dict[str, pd.DataFrame], panels: dict[str, str]) -> Figure:
-    """One column of ``metrics.csv`` a panel (title -> column), one line for each run that has it."""
-    figure, axes = grid(1, len(panels), 2.7, 2.5)
-    for axis, (title, column) in zip(axes[0], panels.items(), strict=True):
-        for number, (name, history) in enumerate(histories.items()):
-            if column in history:
-                axis.plot(
-                    history["epoch"], history[column], "o-", ms=3, color=COLOURS[number % len(COLOURS)], label=name
-                )
-        last = max(history["epoch"].max() for history in histories.values())
-        axis.set(title=title, xlabel="epoch", xlim=(0.5, last + 0.5))
-        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=min(len(labels), 6))
+def histograms(table: pd.DataFrame, panels: Mapping[str, str], bins: int = 30) -> Figure:
+    """Draw the distribution of columns of `table`, one panel for each entry of `panels` (column -> what it is)."""
+    figure, axes = grid(1, len(panels), 2.7, 2.1)
+    for axis, (column, label) in zip(axes[0], panels.items(), strict=True):
+        values = table[column].to_numpy(float)
+        edges = np.histogram_bin_edges(values, bins) if np.ptp(values) > 1e-6 else values[0] + np.linspace(-1, 1, 12)
+        axis.hist(values, edges, color=COLOURS[0], edgecolor="white", lw=0.3)
+        axis.set(xlabel=label)
+        axis.yaxis.get_major_locator().set_params(integer=True)
+    axes[0, 0].set_ylabel("clips")
     return figure
+
+
+def printable(name: str, length: int = 20) -> str:
+    """Return `name` as a figure can show it: cut, no formula, what the font lacks as a box."""
+    short = name if len(name) <= length else name[: length - 1] + "…"
+    return "".join(c if ord(c) in _characters() else "□" for c in short).replace("$", r"\$")
+
+
+@cache
+def _characters() -> frozenset[int]:
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())

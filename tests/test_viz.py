@@ -28,12 +28,6 @@ def test_threshold_curves_are_shares_of_clips():
     assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
 
 
-def test_threshold_curves_from_below():
-    figure = figures_evaluation.threshold_curves({"": {"noise": np.array([0.0, 0.25, 1.0])}}, "pIA", below=True)
-    drawn = lines(figure.axes[0])["noise"]
-    assert [float(np.interp(t, *drawn)) for t in (0, 0.25, 0.9, 1)] == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
-
-
 def test_area_scatter_shows_every_clip_under_its_bound():
     area, ciou = np.array([0.1, 0.25, 0.5, 0.8]), np.array([0.2, 0.5, 1.0, 0.625])
     axis = figures_evaluation.area_scatter(area, ciou, (0.2,)).axes[0]
@@ -49,7 +43,7 @@ def test_confidences_and_claimed_shares():
     heights = [patch.get_height() for patch in axis.patches if hasattr(patch, "get_height")]
     assert sum(heights) == pytest.approx(1)  # bars of the first kind; the other is an outline
     maps = {"own": np.array([[[0.0, 1.0], [2.0, 3.0]]]), "noise": np.full((2, 2, 2), 1.5)}
-    drawn = lines(figures_evaluation.claimed(maps, 2.5).axes[0])
+    drawn = lines(figures_evaluation.area_above_threshold(maps, 2.5).axes[0])
     for t, expected in ((-0.0, 0.75), (1.1, 0.5), (2.5, 0.25), (3.0, 0.0)):
         assert np.interp(t, *drawn["own"]) == pytest.approx(expected, abs=1e-9), t
     assert np.interp([1.4, 1.6], *drawn["noise"]) == pytest.approx([1, 0])
@@ -60,7 +54,7 @@ def test_movement_and_shares():
     axis = figures_evaluation.movement(np.array([0.7, 0.1]), np.array([0.2, 0.1])).axes[0]
     np.testing.assert_allclose(axis.collections[-1].get_offsets(), [[0.2, 0.7], [0.1, 0.1]])
     table = pd.DataFrame({"this": [0.5, 1.0], "other": [0.2, 0.0], "else": [0.3, 0.0]}, index=["own", "none"])
-    axis = figures_evaluation.shares(table, "share").axes[0]
+    axis = figures_evaluation.stacked_shares(table, "share").axes[0]
     assert [patch.get_width() for patch in axis.patches] == pytest.approx([0.5, 1.0, 0.2, 0.0, 0.3, 0.0])
     assert sorted(text.get_text() for text in axis.texts) == ["100%", "20%", "30%", "50%"]
 
@@ -74,7 +68,7 @@ def test_per_class_sorts_and_leaves_single_recordings_hollow():
     dots = left.collections[-1]
     assert [to_hex(colour) == "#ffffff" for colour in dots.get_facecolors()] == [True, False, True, False]
     assert len(left.collections[0].get_segments()) == 2
-    left, right = figures_evaluation.per_class(table, 0.2, "pointing", most=4).axes
+    left, right = figures_evaluation.per_class(table, 0.2, "pointing", max_classes=4).axes
     assert [label.get_text()[:3] for axis in (left, right) for label in axis.get_yticklabels()] == [
         "c 6", "c 5", "c 1", "c 0",
     ]  # fmt: skip
@@ -84,7 +78,7 @@ def test_overlay_on_a_common_scale():
     image, figure = np.zeros((3, 8, 8), np.uint8), viz.grid(1, 2, 1, 1)
     weak = np.array([[0.0, 0.1], [0.2, 0.3]])
     for axis, limits in zip(figure[1][0], (None, (0.0, 0.6)), strict=True):
-        viz.overlay(axis, image, weak, limits=limits)
+        viz.show_heatmap(axis, image, weak, limits=limits)
     own, common = (axis.images[1].get_array() for axis in figure[1][0])
     assert own.max() == pytest.approx(1) and common.max() == pytest.approx(0.5) and common.min() == 0
 
@@ -93,8 +87,8 @@ def test_the_outline_of_an_object_at_the_rim_is_closed():
     mask = np.zeros((8, 8), bool)
     mask[:4, :2] = True  # the upper left corner
     _, axes = viz.grid(1, 1, 1, 1)
-    viz.picture(axes[0, 0], np.zeros((3, 8, 8), np.uint8))
-    viz.ground_truth(axes[0, 0], 8, mask=mask)
+    viz.show_image(axes[0, 0], np.zeros((3, 8, 8), np.uint8))
+    viz.outline(axes[0, 0], 8, mask=mask)
     (outline,) = axes[0, 0].collections[-1].get_paths()
     points = outline.vertices
     np.testing.assert_array_equal(points[0], points[-1])
@@ -166,7 +160,7 @@ def test_gallery_shows_the_kinds_that_there_are(clips):
     maps = {"test/similarity": np.arange(20.0).reshape(5, 2, 2)}
     gallery = figures_evaluation.Gallery(Data(), maps)
     kinds = {"similarity": "own", "silence": "silence"}
-    np.testing.assert_array_equal(gallery.of(["s1_a", "s0_a"], kinds)["own"], maps["test/similarity"][[3, 0]])
+    np.testing.assert_array_equal(gallery.maps_of(["s1_a", "s0_a"], kinds)["own"], maps["test/similarity"][[3, 0]])
     figure = gallery.show(["s1_a", "s0_a"], ["a_b", "c"], kinds)
     assert [axis.get_title() for axis in figure.axes] == ["a b", "c", "", ""]
     assert figure.axes[0].images[0].get_array().max() == 3
