@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from sslib import checkpoint, datasets, features, losses, metrics
 from sslib import config as configuration
 from sslib.config import Config, ConfigError, SslibError
+from sslib.layout import write_atomic
 from sslib.model import Output, SoundLocalizer
 from sslib.prediction import predict
 from sslib.truth import box_truth
@@ -40,7 +41,7 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
     Parameters
     ----------
     folder : the experiment's folder; the run lies in ``folder/run``.
-    retrain : start over, replacing a run that is there.
+    retrain : start over; a run that is there is replaced when the first new epoch is saved, not before.
     until : stop after this epoch (the run stays incomplete and can be resumed).
 
     Returns
@@ -53,9 +54,7 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
         When the folder holds a run of another configuration or of other data.
     """
     run = Path(folder) / "run"
-    if retrain:
-        (run / checkpoint.NAME).unlink(missing_ok=True)
-    state = checkpoint.resumable(config, run)
+    state = None if retrain else checkpoint.resumable(config, run)
     if state and state["epoch"] >= config.training.epochs:
         return run
     fabric = start_fabric(config)
@@ -69,7 +68,6 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
     batches = _batches(fabric, config)
     validate = _validation(fabric, config)
     history = state["history"] if state else []
-    _write(run / "config.yaml", configuration.dump(config).encode(), fabric)
     for epoch in range(len(history) + 1, min(config.training.epochs, until or config.training.epochs) + 1):
         fabric.seed_everything(_epoch_seed(config, epoch, fabric.global_rank), verbose=False)
         started = time.perf_counter()
@@ -77,7 +75,8 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
         history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
         if fabric.is_global_zero:
             checkpoint.save(run / checkpoint.NAME, config, model, optimizer, history)
-        _write(run / "metrics.csv", pd.DataFrame(history).to_csv(index=False).encode(), fabric)
+            write_atomic(run / "config.yaml", configuration.dump(config))
+            write_atomic(run / "metrics.csv", pd.DataFrame(history).to_csv(index=False))
         fabric.barrier()
         fabric.print(_line(history[-1], config.training.epochs))
     return run
@@ -242,13 +241,6 @@ def _optimizer(model: SoundLocalizer, config: Config) -> torch.optim.Optimizer:
     sound = (training.audio_learning_rate or training.learning_rate) / training.learning_rate
     groups = [{"params": rest, "share": 1.0}, {"params": [*model.audio_trunk.parameters()], "share": sound}]
     return kind(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
-
-
-def _write(path: Path, content: bytes, fabric) -> None:
-    if fabric.is_global_zero:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_name(path.name + ".tmp").write_bytes(content)
-        path.with_name(path.name + ".tmp").replace(path)
 
 
 def _line(row: dict[str, Any], epochs: int) -> str:

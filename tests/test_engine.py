@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import torch
 from sslib import checkpoint, config, datasets, engine, losses, metrics, store
 from sslib.__main__ import clean_errors
 from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
-from sslib.config import Config
+from sslib.config import Config, SslibError
 from sslib.model import SoundLocalizer
 from sslib.prediction import predict
 
@@ -157,6 +158,19 @@ def test_retrain_starts_over(settings, trained, tmp_path):
     run = engine.fit(settings, tmp_path, retrain=True, until=1)
     assert metrics_of(run)["epoch"].tolist() == [1]
     pd.testing.assert_frame_equal(metrics_of(run), metrics_of(trained)[:1], check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"training": {"batch_size": 25}}, {"data": {"train": "nowhere"}}, {"training": {"learning_rate": 1e30}}]
+)
+def test_retrain_that_fails_keeps_the_finished_run(settings, trained, tmp_path, wrong):
+    """Whatever is wrong is found before the first new epoch is saved; until then nothing of the old run goes."""
+    shutil.copytree(trained, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    other = Config.model_validate(config.merge(settings.model_dump(mode="json"), wrong))
+    with pytest.raises((SslibError, FileNotFoundError)):
+        engine.fit(other, tmp_path, retrain=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
 # Batches and rates
@@ -377,8 +391,6 @@ def test_what_changes_no_weight_is_not_refused(trained, settings):
 
 
 def test_run_on_other_data_is_refused(trained, settings, tmp_path):
-    import shutil
-
     other = tmp_path / "data"
     shutil.copytree(settings.data.root, other)
     moved = Config.model_validate(config.merge(settings.model_dump(mode="json"), {"data": {"root": str(other)}}))
