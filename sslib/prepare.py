@@ -13,6 +13,8 @@ Running again does what is missing or changed. Killing it loses at most the clip
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -23,7 +25,6 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def prepare(
     with _writing(layout.root):
         layout.root.mkdir(parents=True, exist_ok=True)
         journal = Journal(layout.root)
-    with closing(journal):
+    with contextlib.closing(journal):
         sources, refused, clashes = find(raw, layout.root)
         with _writing(layout.root):
             _info(layout, settings, journal, complete=False)
@@ -161,7 +162,7 @@ def _require_own(layout: Layout) -> None:
         raise Stopped(f"{layout.root} holds clips that were not prepared here: choose another folder")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Where an error is one of the data folder: it concerns every clip, so the run stops."""
     try:
@@ -228,9 +229,9 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, R
 
 def _keep(layout: Layout, known: Row | None, row: Row) -> Row:
     """Row of a clip whose source cannot be read: what was made of it stays, and the next run tries again."""
-    if known and (known["outcome"], known["settings"]) == ("ok", row["settings"]):
-        if _written(layout, row["id"]) == (known["frames"], known["written"]):
-            return known | {"kept": row["reason"]}
+    finished = known is not None and (known["outcome"], known["settings"]) == ("ok", row["settings"])
+    if finished and _written(layout, row["id"]) == (known["frames"], known["written"]):
+        return known | {"kept": row["reason"]}
     return row | {"outcome": "rejected", "sha256": ""}
 
 
@@ -278,28 +279,48 @@ def _loudness(waveform: np.ndarray) -> Row:
 
 
 def _place(layout: Layout, clip_id: str, clip: Encoded) -> None:
-    """Write frames and sound under other names, then rename: each is whole, or not there."""
+    """Write frames and sound under other names, then rename: each is whole, or not there.
+
+    Another run of the same task may do so at the same time: a cluster gives the work of a slow worker to a second one.
+    """
+    if _holds(layout, clip_id, clip):
+        return  # a late second run takes nothing away, even for a moment
     partial = layout.root / ".partial" / uuid.uuid4().hex
     (partial / "frames").mkdir(parents=True)
     for k, frame in enumerate(clip.frames, start=1):
         (partial / "frames" / f"{k:03d}.jpg").write_bytes(frame)
     (partial / "sound.flac").write_bytes(clip.sound)
-    _remove(layout, clip_id)
-    for name, target in ("frames", f"video_frames/{clip_id}"), ("sound.flac", f"audios/{clip_id}.flac"):
-        (layout.root / target).parent.mkdir(exist_ok=True)
-        (partial / name).rename(layout.root / target)
-    partial.rmdir()
+    while not _holds(layout, clip_id, clip):
+        _remove(layout, clip_id)
+        try:
+            for name, target in ("frames", f"video_frames/{clip_id}"), ("sound.flac", f"audios/{clip_id}.flac"):
+                (layout.root / target).parent.mkdir(exist_ok=True)
+                (partial / name).rename(layout.root / target)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the other one has put its frames there meanwhile
+                raise
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def _holds(layout: Layout, clip_id: str, clip: Encoded) -> bool:
+    """Whether this very clip is there, and no frame more."""
+    folder, sound = layout.root / "video_frames" / clip_id, layout.root / "audios" / f"{clip_id}.flac"
+    try:
+        frames = [path.read_bytes() for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name))]
+        return frames == clip.frames and sound.read_bytes() == clip.sound
+    except FileNotFoundError:
+        return False
 
 
 def _remove(layout: Layout, clip_id: str) -> None:
-    """Take a clip's frames and sound away, the frames in one step."""
+    """Take a clip's frames and sound away, the frames in one step; another process may do so at the same time."""
     for suffix in AUDIO_SUFFIXES:
         (layout.root / "audios" / f"{clip_id}{suffix}").unlink(missing_ok=True)
-    frames = layout.root / "video_frames" / clip_id
-    if frames.exists():
-        trash = layout.root / ".partial" / uuid.uuid4().hex
-        trash.parent.mkdir(exist_ok=True)
-        frames.rename(trash)
+    trash = layout.root / ".partial" / uuid.uuid4().hex
+    trash.parent.mkdir(exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (layout.root / "video_frames" / clip_id).rename(trash)
         shutil.rmtree(trash)
 
 

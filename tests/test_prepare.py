@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,10 @@ def test_one_frame_at_an_exact_time(raw, tmp_path):
     frames = Layout(tmp_path / "data").frames("a")
     assert [videos.number(np.asarray(Image.open(path))) for path in frames] == [12]
     assert Layout(tmp_path / "data").info()["at"] == 0.5
+    run(raw, tmp_path / "data")
+    assert len(Layout(tmp_path / "data").frames("a")) == 2
+    run(raw, tmp_path / "data", at=0.0)  # its frame is the first of those that are there
+    assert len(Layout(tmp_path / "data").frames("a")) == 1
 
 
 def test_every_file_is_a_row(tmp_path, one, decoded):
@@ -343,6 +348,39 @@ def test_two_runs_at_once(raw, tmp_path):
         run(raw, data)
     journal.close()
     assert run(raw, data).ready == 2
+
+
+def test_one_clip_prepared_twice_at_once(raw, tmp_path, monkeypatch):
+    """As on a cluster that takes a worker for lost: at whichever step the one is, the other one may finish first."""
+    data = tmp_path / "data"
+    run(raw, data)
+    known = prepare.encode(raw / "a.mp4", prepare._settings(1.0, None, 24000, 60.0, 60.0))
+    layout, before, inner, steps = Layout(data), content(data), Path.rename, []
+
+    def rename(self, target):
+        steps.append(target)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", inner)
+            prepare._place(layout, "a", known)  # the other one, from its beginning to its end
+        return inner(self, target)
+
+    prepare._remove(layout, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        prepare._place(layout, "a", known)
+    assert steps and content(data) == before
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: prepare._place(layout, "a", known), range(200)))
+    assert content(data) == before
+
+
+def test_a_clip_that_is_there_already_is_not_touched(raw, tmp_path, monkeypatch):
+    """A second run of a task may come when the run is over and its list written."""
+    data = tmp_path / "data"
+    run(raw, data)
+    known = prepare.encode(raw / "a.mp4", prepare._settings(1.0, None, 24000, 60.0, 60.0))
+    monkeypatch.setattr(prepare, "_remove", lambda *_: pytest.fail("removed a clip that is there"))
+    prepare._place(Layout(data), "a", known)
 
 
 def test_a_line_that_was_cut_off_does_not_count(raw, tmp_path, decoded):
