@@ -1,18 +1,20 @@
 """What became of every source: rows that survive a kill at any moment, and ``manifest.csv`` made from them.
 
 ``prepared.jsonl`` has a line for each clip, added when its frames and sound are in place; the last line of a clip
-counts, a line that was cut off does not. One process writes it, and holds a lock while it does.
+counts (one without an outcome: there is no such clip any more), a line that was cut off does not. It only grows. One
+process writes it, and holds a lock on a file beside it while it does.
 """
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from sslib.config import SslibError
 
@@ -31,13 +33,12 @@ class Journal:
     """The rows by clip id, on disk as soon as they are added."""
 
     def __init__(self, folder: Path):
-        self.path = folder / "prepared.jsonl"
-        self.file = self.path.open("a+b", buffering=0)
+        self.path, self.lock = folder / "prepared.jsonl", FileLock(folder / ".lock", timeout=0)
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.file.close()
+            self.lock.acquire()
+        except Timeout:
             raise Busy(f"{folder} is being prepared by another process: wait for it or end it") from None
+        self.file = self.path.open("a+b", buffering=0)
         self.file.seek(0)
         content = self.file.read()
         whole = content.rfind(b"\n") + 1
@@ -46,28 +47,27 @@ class Journal:
         self.rows: dict[str, Row] = {}
         for line in content[:whole].splitlines():
             row = json.loads(line)
-            self.rows[row["id"]] = row
+            self._take(row)
 
     def add(self, row: Row) -> None:
         line = json.dumps(row).encode() + b"\n"
         if self.file.write(line) != len(line):
             raise OSError(28, "no space for a line", str(self.path))
-        self.rows[row["id"]] = row
+        self._take(row)
 
     def forget(self, clip_id: str) -> None:
-        if self.rows.pop(clip_id, None):
-            self.rewrite()
+        if clip_id in self.rows:
+            self.add({"id": clip_id})
 
-    def rewrite(self) -> None:
-        """Keep the last line of each clip only; the lock stays on a file of the same name."""
-        lines = [json.dumps(row) for _, row in sorted(self.rows.items())]
-        replace(self.path, "".join(f"{line}\n" for line in lines))
-        old, self.file = self.file, self.path.open("a+b", buffering=0)
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        old.close()
+    def _take(self, row: Row) -> None:
+        if "outcome" in row:
+            self.rows[row["id"]] = row
+        else:
+            self.rows.pop(row["id"], None)
 
     def close(self) -> None:
         self.file.close()
+        self.lock.release()
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

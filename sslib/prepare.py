@@ -338,7 +338,6 @@ def _finish(layout: Layout, settings: Row, journal: Journal, sources: list[Sourc
         rows.append({**row, "notes": "; ".join(filter(None, [row.get("notes", ""), kept]))})
     for path, (clip_id, reason) in refused.items():
         rows.append({"id": clip_id, "source": path, "outcome": "rejected", "reason": reason})
-    journal.rewrite()
     layout.write_split("all", sorted(row["id"] for row in rows if row["outcome"] == "ok"))
     path = layout.root / "manifest.csv"
     manifest.write(path, rows)

@@ -350,6 +350,22 @@ def test_two_runs_at_once(raw, tmp_path):
     assert run(raw, data).ready == 2
 
 
+def test_the_journal_only_grows(raw, tmp_path, one):
+    """A file that is replaced cannot be locked: who opened the old one locks what nobody else sees."""
+    data = tmp_path / "data"
+    run(raw, data)
+    path = data / "prepared.jsonl"
+    before, inode = path.read_bytes(), path.stat().st_ino
+    shutil.copy(one, raw / "b.mkv")  # claims the id of another: a line takes the clip out
+    shutil.copy(one, raw / "c.mkv")
+    run(raw, data)
+    assert path.stat().st_ino == inode and path.read_bytes().startswith(before)
+    assert Layout(data).ids("all") == ["a", "c"]
+    assert {rows(data)[name]["outcome"] for name in ("b.mkv", "deep/b.mp4")} == {"rejected"}
+    (raw / "b.mkv").unlink()
+    assert run(raw, data).ready == 3
+
+
 def test_one_clip_prepared_twice_at_once(raw, tmp_path, monkeypatch):
     """As on a cluster that takes a worker for lost: at whichever step the one is, the other one may finish first."""
     data = tmp_path / "data"
