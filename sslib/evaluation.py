@@ -52,10 +52,11 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     CheckpointError
         When the checkpoint cannot be used, or was trained on other pictures and sounds than `config` would make.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, trained_config = checkpoint.load_model(run / checkpoint.NAME, device)
+    model, trained_config = checkpoint.load_model(run / checkpoint.NAME)
     config = trained_config if config is None else config
     _check_inputs(trained_config, config, run)
+    device = "cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu"
+    model = model.to(device)
     (run / "summary.json").unlink(missing_ok=True)
     torch.manual_seed(config.seed)
     untrained = SoundLocalizer(trained_config.model.model_copy(update={"imagenet": False})).to(device)

@@ -183,6 +183,21 @@ def test_other_inputs_than_in_training_are_refused(run, configure, tmp_path, cha
     assert (tmp_path / "summary.json").is_file()  # nothing was touched
 
 
+@pytest.mark.parametrize("accelerator, device", [("cpu", "cpu"), ("auto", "cuda"), ("gpu", "cuda")])
+def test_a_graphics_card_is_used_unless_the_configuration_says_cpu(
+    run, configure, tmp_path, monkeypatch, accelerator, device
+):
+    """No card is needed: the evaluation is stopped once it has said where it would compute."""
+    shutil.copy(run / "checkpoint.pt", tmp_path)
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(evaluation.SoundLocalizer, "to", lambda self, where: asked.append(str(where)) or self)
+    monkeypatch.setattr(evaluation, "calibrate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(tmp_path, configure(training={"accelerator": accelerator}))
+    assert asked[-2:] == [device, device]  # the model and the untrained one
+
+
 # Every value by a plain loop
 
 
