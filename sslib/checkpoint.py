@@ -14,6 +14,7 @@ from sslib.model import SoundLocalizer
 
 FORMAT = 1
 NAME = "checkpoint.pt"
+RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an evaluation writes beside a checkpoint
 # What does not change the weights: where the data lie, how they are read, what is tested later.
 NOT_RECIPE = ("data.root", "data.loader", "data.tests", "data.stamps", "training.workers")
 
@@ -71,7 +72,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLoc
 
 
 def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[dict[str, Any]]) -> None:
-    """Write a checkpoint in one step: a reader finds the old one or the new one, never half of it."""
+    """Write a checkpoint in one step: a reader finds the old one or the new one, never half of it.
+
+    Results of an evaluation that lie beside it are those of other weights, and go.
+    """
     state = {
         "format": FORMAT,
         "model": model.state_dict(),
@@ -84,6 +88,8 @@ def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[d
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     torch.save(state, partial)
+    for name in RESULTS:
+        path.with_name(name).unlink(missing_ok=True)
     partial.replace(path)
 
 

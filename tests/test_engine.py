@@ -19,7 +19,7 @@ import torch
 from sslib import checkpoint, config, datasets, engine, losses, metrics, store
 from sslib.__main__ import clean_errors
 from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
-from sslib.config import Config, SslibError
+from sslib.config import Config, ConfigError, SslibError
 from sslib.model import SoundLocalizer
 from sslib.prediction import predict
 
@@ -171,6 +171,21 @@ def test_retrain_that_fails_keeps_the_finished_run(settings, trained, tmp_path, 
     with pytest.raises((SslibError, FileNotFoundError)):
         engine.fit(other, tmp_path, retrain=True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("retrain", [True, False])
+def test_results_of_other_weights_do_not_stay_beside_new_ones(settings, tmp_path, retrain):
+    """An unfinished run that was evaluated goes on, or starts over: its tables are no longer those of its weights."""
+    run = engine.fit(settings, tmp_path, until=1)
+    results = [run / name for name in ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")]
+    for path in [*results, run / "notes.txt"]:
+        path.write_text("of the first epoch")
+    with pytest.raises(ConfigError):  # nothing new is there yet
+        engine.fit(Config.model_validate(config.merge(settings.model_dump(mode="json"),
+                   {"training": {"batch_size": 25}})), tmp_path, retrain=True)  # fmt: skip
+    assert all(path.exists() for path in results)
+    engine.fit(settings, tmp_path, retrain=retrain, until=2)
+    assert not any(path.exists() for path in results) and (run / "notes.txt").exists()
 
 
 # Batches and rates
