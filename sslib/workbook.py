@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +30,11 @@ from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError, strip_color
 from traitlets import default
 
-from sslib import pages, parallel
-from sslib.config import Config, ConfigError, SslibError, experiment_folder, find, load, repository_root
+import sslib
+from sslib import layout, pages, parallel, stamps
+from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, repository_root
 
-TRAINING = "02_training"
+PREPARATION, TRAINING = "01_data_preparation", "02_training"
 
 
 class NotebookError(SslibError):
@@ -91,7 +93,7 @@ def run(
 
     try:
         for notebook, parameters in chosen.items():
-            _step(notebook, folder, parameters, _digest(notebook, config, root, folder), force)
+            _step(notebook, folder, parameters, _digest(notebook, config, root, folder), config.data, force)
             pages.link_pages(folder, root / "reports")
     except NotebookError:  # its page is gone: nothing may lead to it
         pages.link_pages(folder, root / "reports")
@@ -159,10 +161,13 @@ def check(notebook: Path, parameters: dict[str, Any]) -> None:
         )
 
 
-def execute(notebook: Path, target: Path, parameters: dict[str, Any], stamp: dict[str, Any], show_code: bool) -> float:
+def execute(
+    notebook: Path, target: Path, parameters: dict[str, Any], stamp: Callable[[], dict[str, Any]], show_code: bool
+) -> float:
     """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
 
-    Both are written under another name first, so that nothing unfinished looks like a report.
+    Both are written under another name first, so that nothing unfinished looks like a report. What `stamp` returns
+    when the last cell has run goes into the metadata of the executed notebook.
 
     Returns
     -------
@@ -179,7 +184,7 @@ def execute(notebook: Path, target: Path, parameters: dict[str, Any], stamp: dic
             stdout_file=sys.stdout,  # what a long cell prints (a line an epoch) is seen while it runs
         )  # fmt: skip
         seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
-        done.metadata["sslib"] = stamp | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
+        done.metadata["sslib"] = stamp() | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
         note = f"Run on {pages.when(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
         pages.replace(page, pages.export(done, notebook.parent, show_code, note))
         pages.replace(target, nbformat.writes(done))
@@ -202,7 +207,7 @@ def write_index(root: Path) -> Path | None:
         return None
     parameters = {"reports": str(reports)}
     check(notebook, parameters)
-    execute(notebook, reports / "index.ipynb", parameters, {}, show_code=False)
+    execute(notebook, reports / "index.ipynb", parameters, dict, show_code=False)
     return reports / "index.html"
 
 
@@ -217,15 +222,21 @@ def _run_variant(
     return folder, time.perf_counter() - start
 
 
-def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, force: bool) -> None:
+def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Data, force: bool) -> None:
     """Execute one notebook unless it is finished, and say so in one line."""
-    target = folder / notebook.name
+    target, lists = folder / notebook.name, _lists(data.root)
     print(f"{notebook.stem} ", end="", flush=True)
-    if not force and target.with_suffix(".html").exists() and _stamp(target).get("digest") == digest:
+    known = _stamp(target) if target.with_suffix(".html").exists() else {}
+    if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
         print("finished before, skipped", flush=True)
         return
+
+    def stamp() -> dict[str, Any]:
+        # Notebook 01 writes lists itself: it is finished as long as they are what it left. The others only read them.
+        return {"digest": digest, "lists": _lists(data.root) if notebook.stem == PREPARATION else lists}
+
     try:
-        seconds = execute(notebook, target, parameters, {"digest": digest}, show_code=True)
+        seconds = execute(notebook, target, parameters, stamp, show_code=True)
     except BaseException:
         print("failed", flush=True)
         raise
@@ -243,17 +254,49 @@ def _parameters(notebook: Path, file: Path, overrides: dict[str, Any], force: bo
 
 
 def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
-    """Changes with the text of the notebook, the configuration, sslib, and the run of the notebook before it."""
+    """Identify what a notebook's results depend on: its text, the configuration, sslib, and the runs before its own.
+
+    Of notebook 01 also the files that clips are made from. Lists and annotations are compared apart (:func:`_lists`).
+    """
     settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
-    package = Path(__file__).parent
+    package = Path(sslib.__file__).parent
     files = sorted(file for file in package.rglob("*.*") if file.suffix in {".py", ".csv", ".j2", ".css"})
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     earlier = (_stamp(file) for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2])
     before = [stamp for stamp in earlier if stamp]
     cells = _cells(nbformat.read(notebook, as_version=4))
-    summary = hashlib.sha256(json.dumps([settings, cells, before], sort_keys=True).encode())
-    for file in files:
-        summary.update(file.read_bytes())
-    return summary.hexdigest()
+    sources = _sources(config.data) if notebook.stem == PREPARATION else []
+    return layout.digest([settings, code, cells, before, sources])
+
+
+def _sources(data: Data) -> list[Any]:
+    """List what clips are made from: the raw folder's files; for the embedded data set, media given or installed."""
+    folders, installed = [data.raw] if data.raw else [], []
+    if data.stamps and data.stamps.source != "generated":
+        given = data.stamps.media or os.environ.get(stamps.MEDIA_VARIABLE)
+        folders += [Path(given)] if given else []
+        installed = [entry.path for entry in stamps.manifest() if (stamps.INSTALLED / entry.path).is_file()]
+    return [_listing(folder, data.root) for folder in folders] + installed
+
+
+def _lists(root: Path) -> str:
+    """Identify what a data folder says of its clips: lists, annotations and masks, how they were made."""
+    patterns = ("dataset.json", "manifest.csv", "splits/*.txt", "annotations/*.json")
+    files = sorted(file for pattern in patterns for file in root.glob(pattern))
+    texts = {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return layout.digest([texts, _listing(root / "masks")])
+
+
+def _listing(folder: Path, without: Path | None = None) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of every file below `folder`, but for hidden ones and those in the folder `without`."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != without]
+        for path in (Path(place, name) for name in files if name[0] != "."):
+            with contextlib.suppress(OSError):  # a link to nothing
+                info = path.stat()
+                found.append((path.relative_to(folder).as_posix(), info.st_size, info.st_mtime_ns))
+    return sorted(found)
 
 
 def _stamp(file: Path) -> dict[str, Any]:

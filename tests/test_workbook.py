@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from sslib import pages, workbook
+from sslib import pages, stamps, workbook
 from sslib.__main__ import app, overrides
 from sslib.config import ConfigError, find, load
+from sslib.layout import Layout
 
 ROOT = Path(__file__).parents[1]
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -204,6 +206,99 @@ def test_finished_notebooks_are_skipped_until_something_changes(finished, tmp_pa
     first = clone / "notebooks/01_data_preparation.ipynb"
     digests = {workbook._digest(first, load(config, {"seed": seed}), root, folder) for seed in (0, 1)}
     assert len(digests) == 2
+
+
+PREPARE = """# The data
+---
+from sslib.config import load
+from sslib.layout import Layout
+data = load(config, overrides).data
+layout = Layout(data.root)
+ids = sorted(path.stem for path in data.raw.glob("*.mp4"))
+layout.write_info(clips=len(ids))  # renewed by every run, as notebook 01 does
+if not (data.root / "splits").exists():  # lists that are there are never changed
+    layout.write_split("train", ids)
+    layout.write_annotations("train", {i: {"class": "bell"} for i in ids})
+"""
+
+
+def test_new_videos_and_edited_lists_make_notebooks_run_again(tmp_path, capsys):
+    config = make_clone(
+        tmp_path,
+        _01_data_preparation=notebook(PREPARE),
+        _02_training=notebook("# Training", PARAMETERS + "retrain = False"),
+    )
+    data, raw = tmp_path / "data", tmp_path / "data" / "raw"  # the raw folder may lie inside the data folder
+    raw.mkdir(parents=True)
+    (raw / "a.mp4").write_text("first")
+
+    def executed():
+        changes = {"data": {"root": "data", "raw": "data/raw"}}
+        workbook.run(config, overrides=changes, index=False)
+        return "".join(line[1] for line in capsys.readouterr().out.splitlines() if "skipped" not in line)
+
+    def after(change):
+        """Numbers of the notebooks that run after a change, and then once more without any."""
+        change()
+        return executed(), executed()
+
+    assert (executed(), executed()) == ("12", "")  # what 01 writes does not make it run again
+    assert after(lambda: (raw / "b.mp4").write_text("second")) == ("12", "")
+    assert after(lambda: (data / "splits" / "train.txt").write_text("b\n")) == ("12", "")
+    assert (data / "splits" / "train.txt").read_text() == "b\n"
+
+
+def test_what_counts_as_other_data(tmp_path):
+    config = load(find(make_clone(tmp_path)), {"data": {"root": "data", "raw": "data/raw"}})
+    data, raw = Layout(tmp_path / "data"), tmp_path / "data" / "raw"  # the raw folder may lie inside the data folder
+    (raw / "deep").mkdir(parents=True)
+    (raw / "deep" / "a.mp4").write_text("first")
+    data.write_split("train", ["a"])
+    data.write_annotations("train", {"a": {"class": "bell"}})
+
+    def changed(change):
+        """Whether a change alters the digests: of the sources, of the lists."""
+        before = workbook._sources(config.data), workbook._lists(config.data.root)
+        change()
+        after = workbook._sources(config.data), workbook._lists(config.data.root)
+        return tuple(old != new for old, new in zip(before, after, strict=True))
+
+    assert changed(lambda: (raw / "b.mp4").write_text("new")) == (True, False)
+    assert changed(lambda: (raw / "deep" / "a.mp4").write_text("mended")) == (True, False)
+    assert changed(lambda: os.utime(raw / "b.mp4", (1, 1))) == (True, False)
+    assert changed(lambda: (raw / "b.mp4").rename(raw / "c.mp4")) == (True, False)
+    assert changed(lambda: (raw / "gone.mp4").symlink_to("nowhere")) == (False, False)
+    assert changed(lambda: (raw / ".DS_Store").write_text("hidden")) == (False, False)
+    assert changed(lambda: data.write_split("train", ["b"])) == (False, True)
+    assert changed(lambda: data.write_split("val", ["a"])) == (False, True)
+    assert changed(lambda: data.write_annotations("train", {"b": {"class": "bell"}})) == (False, True)
+    assert changed(lambda: data.write_mask("a", np.zeros((2, 2), np.uint8))) == (False, True)
+    assert changed(lambda: data.write_info(name="videos")) == (False, True)
+    assert changed(lambda: shutil.rmtree(data.root / "splits")) == (False, True)
+    assert changed(lambda: os.utime(data.root / "annotations" / "train.json", (1, 1))) == (False, False)
+
+
+def test_media_that_appear_make_notebook_01_run_again(tmp_path, monkeypatch):
+    config = make_clone(tmp_path, _01_data_preparation=notebook("# The data"))
+    media, installed = tmp_path / "media", tmp_path / "usr"
+    media.mkdir(), installed.mkdir()
+    monkeypatch.setattr(stamps, "INSTALLED", installed)
+    monkeypatch.delenv(stamps.MEDIA_VARIABLE, raising=False)
+
+    def digest(source):
+        settings = load(config, {"data": {"stamps": {"source": source}}})
+        notebook = tmp_path / "notebooks" / "01_data_preparation.ipynb"
+        return workbook._digest(notebook, settings, tmp_path, tmp_path / "reports")
+
+    auto, generated = [digest("auto")], digest("generated")
+    monkeypatch.setenv(stamps.MEDIA_VARIABLE, str(media))
+    (media / "tuxpaint-stamps-default_1_all.deb").write_bytes(b"package")
+    auto.append(digest("auto"))
+    path = installed / stamps.manifest()[0].path
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"picture")
+    auto.append(digest("auto"))
+    assert len(set(auto)) == 3 and digest("auto") == auto[-1] and digest("generated") == generated
 
 
 def test_failing_cell(tmp_path):
