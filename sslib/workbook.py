@@ -32,7 +32,7 @@ from traitlets import default
 
 import sslib
 from sslib import layout, pages, parallel, stamps
-from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, repository_root
+from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, root_for
 
 PREPARATION, TRAINING = "01_data_preparation", "02_training"
 
@@ -83,7 +83,7 @@ def run(
         When a notebook does not fit the runner or when one of its cells fails.
     """
     file, overrides = find(path), overrides or {}
-    root = repository_root(file.parent)
+    root = root_for(file)  # a file outside any clone means the one we stand in
     config = load(file, overrides)
     folder = experiment_folder(config, root)
     notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -139,7 +139,7 @@ def choose(notebooks: list[Path], only: tuple[str, ...]) -> list[Path]:
     """The notebooks whose names begin with one of the given numbers."""
     known = [notebook.name[:2] for notebook in notebooks]
     if not known:
-        raise NotebookError("no numbered notebooks (01_name.ipynb) in notebooks/")
+        raise NotebookError("no numbered notebooks (notebooks/01_name.ipynb): run this inside a clone of sslib")
     if unknown := [number for number in only if number not in known]:
         raise NotebookError(f"no notebook {', '.join(unknown)}; there are {', '.join(known)}")
     return [notebook for notebook in notebooks if not only or notebook.name[:2] in only]

@@ -301,6 +301,19 @@ def test_media_that_appear_make_notebook_01_run_again(tmp_path, monkeypatch):
     assert len(set(auto)) == 3 and digest("auto") == auto[-1] and digest("generated") == generated
 
 
+def test_configuration_outside_the_clone(tmp_path, monkeypatch):
+    make_clone(tmp_path / "clone", _01_data_preparation=notebook("# The data\n---\nconfig"))
+    outside = tmp_path / "mine.yaml"
+    outside.write_text("exp_prefix: tests\nexp_name: mine\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(workbook.NotebookError, match="inside a clone"):
+        workbook.run(outside)
+    monkeypatch.chdir(tmp_path / "clone")
+    folder = workbook.run("../mine.yaml", index=False)
+    assert folder == tmp_path / "clone" / "reports" / "tests" / "mine"
+    assert results(folder / "01_data_preparation.ipynb") == repr(str(outside))
+
+
 def test_failing_cell(tmp_path):
     bad = notebook("# Bad\n---\nprint('before')\n---\nraise KeyError('no such clip')\n---\nprint('after')")
     config = make_clone(tmp_path, _01_data_preparation=bad, _02_training=notebook("# Never"))
