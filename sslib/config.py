@@ -151,7 +151,8 @@ class Training(Section):
     epochs: PositiveInt = 30
     augment: Augment = Augment()
     workers: int = Field(0, ge=0, description="loader processes (not used with data.in_memory)")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    # Not 16-mixed: the state of its gradient scaler is in no checkpoint, so a resumed run would be another one.
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: PositiveInt = 1
 

@@ -42,6 +42,7 @@ def load(path: Path, text: str, **overrides) -> Config:
         ({"training": [1, 2]}, "training", ""),
         ({"exp_name": "../other"}, "exp_name", "../other"),
         ({"exp_prefix": ""}, "exp_prefix", ""),
+        ({"training": {"precision": "16-mixed"}}, "training.precision", "bf16-mixed"),
     ],
 )
 def test_fault_is_named_with_its_path(tmp_path, values, where, says):
