@@ -309,7 +309,7 @@ if manifest is not None and len(ready):
     chosen = np.unique(np.linspace(0, len(ready) - 1, 6).astype(int))
     some = [ready["id"].iloc[i] for i in chosen]
     heard = [media.read_audio(layout.audio(clip_id), rate)[: 3 * rate] for clip_id in some]
-    frames = [layout.frames(clip_id) for clip_id in some]
+    frames = [list(layout.frames(clip_id).values()) for clip_id in some]
     frames = [paths[len(paths) // 2] for paths in frames]
     display(HTML(presentation.gallery(some, [wave / 32768 for wave in heard], rate, frames)))
 

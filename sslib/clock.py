@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from sslib.media import MediaError
+
 if TYPE_CHECKING:
     from sslib.config import Data
+
+TAKE_OFF = "take the clip off the list, or name another time or frame in data"
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,43 @@ class Selection:
         return asdict(self)
 
     def moment(self, samples: int, share: float = 0.5) -> float:
-        """The time used, in seconds, of a clip of `samples`; a time not given is at `share` of its length."""
-        return share * (samples / self.sample_rate) if isinstance(self.time, str) else self.time
+        """The time used, in seconds, of a clip of `samples`; a time not given is at `share` of its length.
 
-    def frame_number(self, time: float) -> int:
-        """The frame (1-based) shown at `time`: frame k shows (k - 1) / frame_rate. It may exceed the clip's last."""
-        return self.frame or int(time * self.frame_rate + 0.5) + 1
+        Raises
+        ------
+        MediaError
+            When the clip ends before ``data.time``.
+        """
+        length = samples / self.sample_rate
+        if isinstance(self.time, str):
+            return share * length
+        if self.time > length:
+            raise MediaError(f"its sound ends at {length:.2f} s, before data.time ({self.time:g} s): {TAKE_OFF}")
+        return self.time
+
+    def frame_number(self, time: float, there: Collection[int]) -> int:
+        """Which of the frames `there` (1-based numbers) is used at `time`: the nearest, where frame k shows (k - 1) /
+        frame_rate; with ``data.frame`` that one.
+
+        A picture is on display until the next one comes, so the last one also serves the half of its time that is
+        nearer to a next. A single picture is a still and serves every time. Where no time is named (middle, random) and
+        sound goes on after the pictures, it is the last one.
+
+        Raises
+        ------
+        MediaError
+            When that frame is not there.
+        """
+        number, last = self.frame or int(time * self.frame_rate + 0.5) + 1, max(there)
+        if number in there:
+            return number
+        if self.frame is None and (
+            len(there) == 1 or number == last + 1 or (number > last and isinstance(self.time, str))
+        ):
+            return last
+        wanted = "data.frame" if self.frame else f"{time:.2f} s, data.frame_rate {self.frame_rate:g}"
+        has = f"it has {len(there)}, numbered {min(there)} to {last}"
+        raise MediaError(f"no frame {number} ({wanted}): {has}; {TAKE_OFF}")
 
     def cut(self, waveform: np.ndarray, time: float) -> np.ndarray:
         """The window of ``seconds`` around `time`."""

@@ -105,7 +105,7 @@ class AVDataset(Dataset):
 
         # Most of a clip's time went into decoding sound that is not used.
         waveform = media.read_window(self._audio(clip_id), used.sample_rate, window)
-        image = media.read_image(self._frame(clip_id, used.frame_number(time)), self.size)
+        image = media.read_image(self._frame(clip_id, time), self.size)
         sound = used.cut(waveform, time) if len(waveform) < round(used.seconds * used.sample_rate) else waveform
         return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(sound)}
 
@@ -119,20 +119,20 @@ class AVDataset(Dataset):
         """What can be read, at least as far as it is listed."""
         return self.layout.present()
 
-    def _frame(self, clip_id: str, number: int) -> Path | bytes:
+    def _frame(self, clip_id: str, time: float) -> Path | bytes:
         frames = self.layout.frames(clip_id)
-        return frames[min(number, len(frames)) - 1]
+        return frames[self.selection.frame_number(time, frames)]
 
     def _audio(self, clip_id: str) -> Path | bytes:
         return self.layout.audio(clip_id)
 
     def sizes(self, clip_id: str) -> list[int]:
         """Bytes of each of a clip's frames and, last, of its sound, as they lie there."""
-        return [path.stat().st_size for path in (*self.layout.frames(clip_id), self.layout.audio(clip_id))]
+        return [path.stat().st_size for path in (*self.layout.frames(clip_id).values(), self.layout.audio(clip_id))]
 
     def contents(self, clip_id: str) -> list[bytes]:
         """These frames and this sound."""
-        return [path.read_bytes() for path in (*self.layout.frames(clip_id), self.layout.audio(clip_id))]
+        return [path.read_bytes() for path in (*self.layout.frames(clip_id).values(), self.layout.audio(clip_id))]
 
 
 class LmdbDataset(AVDataset):
@@ -155,8 +155,8 @@ class LmdbDataset(AVDataset):
     def _there(self, listed: list[str]) -> set[str]:
         return self.store.ids
 
-    def _frame(self, clip_id: str, number: int) -> Path | bytes:
-        return self.store.frame(clip_id, min(number, self.store.frame_count(clip_id)))
+    def _frame(self, clip_id: str, time: float) -> Path | bytes:
+        return self.store.frame(clip_id, self.selection.frame_number(time, self.store.frames(clip_id)))
 
     def _audio(self, clip_id: str) -> Path | bytes:
         return self.store.audio(clip_id)
@@ -165,8 +165,8 @@ class LmdbDataset(AVDataset):
         return self.store.sizes(clip_id)
 
     def contents(self, clip_id: str) -> list[bytes]:
-        numbers = range(1, self.store.frame_count(clip_id) + 1)
-        return [*(self.store.frame(clip_id, number) for number in numbers), self.store.audio(clip_id)]
+        frames = [self.store.frame(clip_id, number) for number in self.store.frames(clip_id)]
+        return [*frames, self.store.audio(clip_id)]
 
 
 class EncodedDataset(AVDataset):
@@ -180,15 +180,17 @@ class EncodedDataset(AVDataset):
 
     def __init__(self, config: Config, split: str, *, train: bool = False, annotated: bool = False):
         source = _on_disk(config)(config, split, train=train)
-        self._listed = set(source.ids)
+        numbers = source.store.frames if isinstance(source, LmdbDataset) else source.layout.frames
+        self._listed = {clip_id: list(numbers(clip_id)) for clip_id in source.ids}
         super().__init__(config, split, train=train, annotated=annotated)
         self.clips = memory.Encoded(self.ids, source.sizes, source.contents, f"{split}, encoded")
 
     def _there(self, listed: list[str]) -> set[str]:
-        return self._listed
+        return set(self._listed)
 
-    def _frame(self, clip_id: str, number: int) -> Path | bytes:
-        return self.clips.frame(clip_id, number)
+    def _frame(self, clip_id: str, time: float) -> Path | bytes:
+        numbers = self._listed[clip_id]
+        return self.clips.frame(clip_id, numbers.index(self.selection.frame_number(time, numbers)) + 1)
 
     def _audio(self, clip_id: str) -> Path | bytes:
         return self.clips.audio(clip_id)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,19 +74,24 @@ class Layout:
 
     root: Path
 
-    def frames(self, clip_id: str) -> list[Path]:
-        """The clip's frames in order.
+    def frames(self, clip_id: str) -> dict[int, Path]:
+        """The clip's frames by their numbers (1-based), in order.
 
         Raises
         ------
         ClipError
-            When the clip has no frames.
+            When the clip has no frames, or one whose name is no number or that of another one.
         """
         folder = self.root / "video_frames" / check_id(clip_id)
-        found = sorted(folder.glob("*.jpg"), key=lambda path: (len(path.stem), path.stem))
+        found: dict[int, Path] = {}
+        for path in sorted(folder.glob("*.jpg")):
+            number = int(path.stem) if re.fullmatch("[0-9]+", path.stem) else 0
+            if number < 1 or number in found:
+                raise ClipError(clip_id, f"{path} is no frame: frames are 001.jpg, 002.jpg, …, each number once")
+            found[number] = path
         if not found:
             raise ClipError(clip_id, f"no frames (*.jpg) in {folder}")
-        return found
+        return dict(sorted(found.items()))
 
     def audio(self, clip_id: str) -> Path:
         """The clip's sound file.

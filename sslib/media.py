@@ -106,8 +106,8 @@ def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], 
     """
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            part = window(file.frames)
-            if file.format == "FLAC" and file.samplerate == sample_rate and 0 <= part.start < part.stop <= file.frames:
+            if file.format == "FLAC" and file.samplerate == sample_rate and file.frames:
+                part = window(file.frames)
                 file.seek(part.start)
                 channels = file.read(part.stop - part.start, dtype="float32", always_2d=True)
                 if len(channels) == part.stop - part.start:

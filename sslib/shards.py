@@ -1,6 +1,6 @@
 """One shard of a store: an LMDB file with the JPEG and FLAC bytes of some clips, complete or not there.
 
-Keys: ``meta`` (JSON), ``clip/ID`` (JSON: number of frames, size and sha256 of each value), ``frame/ID/k`` and
+Keys: ``meta`` (JSON), ``clip/ID`` (JSON: numbers of its frames, size and sha256 of each value), ``frame/ID/k`` and
 ``audio/ID``.
 """
 
@@ -22,7 +22,7 @@ from sslib.clock import Selection
 from sslib.config import InputError
 from sslib.layout import ClipError, Layout
 
-SCHEMA = 2
+SCHEMA = 3
 PAGE = 4096  # bytes; LMDB gives a value of more than half a page pages of its own
 BATCH = 32  # clips a transaction: few enough to stay in memory whatever their size
 SMALL = 8  # pixels, to see that a picture decodes: JPEG at an eighth of its size, which still reads every byte of it
@@ -124,16 +124,17 @@ def encode(layout: Layout, clip_id: str, selection: Selection | None = None) -> 
         else:
             waveform = media.read_audio(layout.audio(clip_id), selection.sample_rate)
             time = selection.moment(len(waveform))
-            frames = [frames[min(selection.frame_number(time), len(frames)) - 1]]
+            number = selection.frame_number(time, frames)
+            frames = {number: frames[number]}
             sound = _flac(selection.cut(waveform, time), selection.sample_rate)
-        values = {f"frame/{clip_id}/{number}": path.read_bytes() for number, path in enumerate(frames, 1)}
-        for value, path in zip(values.values(), frames, strict=True):
+        values = {f"frame/{clip_id}/{number}": path.read_bytes() for number, path in frames.items()}
+        for value, path in zip(values.values(), frames.values(), strict=True):
             _decode(value, path)
     except (media.MediaError, OSError) as error:
         raise ClipError(clip_id, str(error)) from error
     values[f"audio/{clip_id}"] = sound
     about = {key: [len(value), hashlib.sha256(value).hexdigest()] for key, value in values.items()}
-    return values | {f"clip/{clip_id}": json.dumps({"frames": len(frames), "values": about}).encode()}
+    return values | {f"clip/{clip_id}": json.dumps({"frames": list(frames), "values": about}).encode()}
 
 
 def _decode(value: bytes, path: Path) -> None:

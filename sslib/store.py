@@ -95,7 +95,7 @@ def _plan(root: Path, selection: Selection | None) -> _Plan:
 def _files(layout: Layout, clip_id: str) -> list[tuple[str, int, int]]:
     """Name, size and time of every file of a clip."""
     try:
-        states = [(path.name, path.stat()) for path in (*layout.frames(clip_id), layout.audio(clip_id))]
+        states = [(path.name, path.stat()) for path in (*layout.frames(clip_id).values(), layout.audio(clip_id))]
     except ClipError:  # without frames; it is listed when it is to be stored
         return []
     return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
@@ -207,7 +207,8 @@ class Store:
         """Every clip of the store."""
         return set(self._file)
 
-    def frame_count(self, clip_id: str) -> int:
+    def frames(self, clip_id: str) -> list[int]:
+        """The numbers (1-based) of the clip's frames, in order."""
         return self._about(clip_id)["frames"]
 
     def sizes(self, clip_id: str) -> list[int]:
@@ -215,7 +216,7 @@ class Store:
         return [size for size, _ in self._about(clip_id)["values"].values()]
 
     def frame(self, clip_id: str, number: int) -> bytes:
-        """JPEG bytes of frame `number` (1-based)."""
+        """JPEG bytes of frame `number`, one of :meth:`frames`."""
         return self._get(f"frame/{clip_id}/{number}", clip_id)
 
     def audio(self, clip_id: str) -> bytes:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
 from sslib import datasets, media, store
-from sslib.clock import cut_sound
+from sslib.clock import Selection, cut_sound
 from sslib.datasets import AVDataset, LmdbDataset, open_dataset
 from sslib.layout import ClipError, check_id
 from sslib.store import StoreError
@@ -340,17 +340,59 @@ def shown(clip: dict) -> int:
         ({"time": 2.3}, 6, 2.3),  # frame 6 shows 2.5: the nearest
         ({"time": 0.0}, 1, 0.5),  # the window stays inside, the frame is the first
         ({"time": 6.0}, 12, 5.5),
-        ({"time": 60.0}, 12, 5.5),
         ({"time": 2.0, "frame": 7}, 7, 2.0),
         ({"time": "middle", "frame": 7}, 7, 3.0),  # the release
-        ({"frame": 99}, 12, 3.0),
         ({"time": 4.0, "frame_rate": 1.0}, 5, 4.0),
+        ({"time": "middle", "frame_rate": 99.0}, 12, 3.0),  # no time is named, and pictures end before the sound
     ],
 )
 def test_frame_and_sound_of_a_time(clock, data, frame, second):
     clip = clock.clip(**{"frame_rate": 2.0} | data)
     assert shown(clip) == frame
     assert moment(clip) == pytest.approx(second, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        ({"time": 6.01}, r"its sound ends at 6\.00 s, before data\.time \(6\.01 s\)"),
+        ({"frame": 13}, r"no frame 13 \(data\.frame\): it has 12, numbered 1 to 12"),
+        ({"time": 5.0, "frame_rate": 3.0}, r"no frame 16 \(5\.00 s, data\.frame_rate 3\): it has 12, numbered 1 to 12"),
+    ],
+)
+def test_clip_that_ends_before_the_named_time_or_frame(clock, data, says):
+    """Neither loader, nor a store of what is used, gives another picture or sound than the one that is asked for."""
+    config = clock.config(**{"frame_rate": 2.0} | data)
+    store.write(clock.root)
+    for kind in (AVDataset, LmdbDataset):
+        with pytest.raises(ClipError, match=rf"clip 'clip': {says}"):
+            kind(config, "all")[0]
+    with pytest.raises(StoreError, match=rf"1 of 1 clips .*\n  clip 'clip': {says}"):
+        store.write(clock.root, selection=Selection.of(config.data))
+
+
+def test_gap_in_the_numbers_of_frames_moves_no_other_frame(clock):
+    (clock.root / "video_frames/clip/004.jpg").unlink()
+    for time, frame in ((1.0, 3), (2.0, 5), (5.5, 12)):
+        assert shown(clock.clip(frame_rate=2.0, time=time)) == frame
+    with pytest.raises(ClipError, match=r"clip 'clip': no frame 4 \(1\.50 s, .*\): it has 11, numbered 1 to 12"):
+        clock.clip(frame_rate=2.0, time=1.5)
+
+
+def test_still_serves_every_time_but_is_no_other_frame(folder):
+    folder.add("still", sound=tone(4.0))
+    for time in ("middle", 0.0, 3.9):
+        assert folder.clip(time=time)["image"].shape == (3, 32, 32)
+    with pytest.raises(ClipError, match=r"clip 'still': no frame 7 \(data\.frame\): it has 1, numbered 1 to 1"):
+        folder.clip(frame=7)
+
+
+@pytest.mark.parametrize("name", ["first.jpg", "0.jpg", "1.jpg", "²001.jpg"])
+def test_frame_without_a_number_of_its_own_is_refused(folder, name):
+    folder.add("clip", frames=2)
+    shutil.copy(folder.root / "video_frames/clip/001.jpg", folder.root / "video_frames/clip" / name)
+    with pytest.raises(ClipError, match=r"clip 'clip': .* is no frame: frames are 001\.jpg"):
+        AVDataset(folder.config(), "all")[0]
 
 
 def test_frames_are_in_the_order_of_their_numbers(folder):
@@ -360,7 +402,7 @@ def test_frames_are_in_the_order_of_their_numbers(folder):
         path.unlink()
     for number in (1, 2, 9, 10, 100, 1000):
         Image.new("L", (40, 30), min(number, 250)).save(target / f"{number}.jpg")
-    assert [path.stem for path in folder.layout.frames("clip")] == ["1", "2", "9", "10", "100", "1000"]
+    assert list(folder.layout.frames("clip")) == [1, 2, 9, 10, 100, 1000]
 
 
 def test_random_moment_stays_inside_and_frame_and_sound_agree(clock):

@@ -108,7 +108,7 @@ def test_the_result_is_a_data_folder(raw, tmp_path):
     assert (done.ready, done.total) == (2, 2) and str(done).startswith("2 of 2 ready, 0 rejected")
     layout = Layout(data)
     assert layout.ids("all") == ["a", "b"]
-    frames = layout.frames("b")
+    frames = list(layout.frames("b").values())
     assert [path.name for path in frames] == ["001.jpg", "002.jpg"]
     assert [videos.number(np.asarray(Image.open(path))) for path in frames] == [0, 25]
     sound = soundfile.info(layout.audio("b"))
@@ -124,7 +124,7 @@ def test_the_result_is_a_data_folder(raw, tmp_path):
 
 def test_one_frame_at_an_exact_time(raw, tmp_path):
     run(raw, tmp_path / "data", at=0.5)
-    frames = Layout(tmp_path / "data").frames("a")
+    frames = Layout(tmp_path / "data").frames("a").values()
     assert [videos.number(np.asarray(Image.open(path))) for path in frames] == [12]
     assert Layout(tmp_path / "data").info()["at"] == 0.5
     run(raw, tmp_path / "data")

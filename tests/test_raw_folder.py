@@ -231,7 +231,7 @@ def test_every_file_is_one_row_with_its_outcome(data):
 @pytest.mark.parametrize("source", READY)
 def test_a_clip_holds_what_its_file_does(data, source):
     expected, layout = READY[source], Layout(data[0])
-    frames = [np.asarray(Image.open(path)) for path in layout.frames(clip_id(source))]
+    frames = [np.asarray(Image.open(path)) for path in layout.frames(clip_id(source)).values()]
     assert [frame.shape for frame in frames] == [(*expected.size, 3)] * len(expected.numbers)
     assert [videos.number(upright(frame, source)) for frame in frames] == list(expected.numbers)
     samples, rate = soundfile.read(layout.audio(clip_id(source)))

@@ -68,7 +68,7 @@ def test_folder_is_what_the_layout_says(configure):
         ids, annotations = folder.ids(split), folder.annotations(split)
         assert len(ids) == size and list(annotations) == ids
         for clip_id in ids:
-            [frame] = folder.frames(clip_id)
+            [frame] = folder.frames(clip_id).values()
             assert media.read_image(frame).shape == (3, 80, 107)
             sound = soundfile.info(folder.audio(clip_id))
             assert (sound.samplerate, sound.frames, sound.channels) == (RATE, RATE, 1)
@@ -418,5 +418,5 @@ def test_too_few_classes_are_refused():
 def test_picture_is_stored_as_a_good_jpeg(configure):
     folder = Layout(configure().data.root)
     assert layout.JPEG_QUALITY >= 90
-    with Image.open(folder.frames(folder.ids("train")[0])[0]) as image:
+    with Image.open(folder.frames(folder.ids("train")[0])[1]) as image:
         assert image.format == "JPEG" and max(image.quantization[0]) <= 30
