@@ -15,8 +15,8 @@ from sslib.model import SoundLocalizer
 FORMAT = 1
 NAME = "checkpoint.pt"
 RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an evaluation writes beside a checkpoint
-# What does not change the weights: where the data lie, how they are read, what is tested later.
-NOT_RECIPE = ("data.root", "data.loader", "data.tests", "data.stamps", "training.workers")
+# What does not change the weights: where the data lie, how they are read, what is refused or tested.
+NOT_RECIPE = {"data.root", "data.raw", "data.loader", "data.require_all", "data.tests", "data.stamps"}
 
 
 class CheckpointError(InputError):
@@ -111,7 +111,9 @@ def _recipe(config: Config) -> dict[str, Any]:
     """What decides the weights, as far as the configuration does: not where data lie nor how fast they are read."""
     sections = {"seed", "data", "front_end", "model", "objective", "training"}
     flat = pd.json_normalize(config.model_dump(mode="json", include=sections), max_level=1).iloc[0].to_dict()
-    return {key: value for key, value in flat.items() if key not in NOT_RECIPE}
+    # Loader processes draw the moments of data.time "random": there, and only there, their number matters.
+    same = NOT_RECIPE | ({"training.workers"} if config.data.time != "random" else set())
+    return {key: value for key, value in flat.items() if key not in same}
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

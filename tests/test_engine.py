@@ -399,10 +399,19 @@ def test_run_of_another_configuration_is_refused(trained, settings, overrides, n
 
 
 def test_what_changes_no_weight_is_not_refused(trained, settings):
-    changes = {"data": {"loader": "lmdb", "tests": ["test"]}, "training": {"workers": 2}, "exp_name": "other",
-               "evaluation": {"resamples": 7}}  # fmt: skip
+    changes = {"data": {"loader": "lmdb", "tests": ["test"], "require_all": True, "raw": "videos", "stamps": None},
+               "training": {"workers": 2}, "exp_name": "other", "evaluation": {"resamples": 7}}  # fmt: skip
     values = config.merge(settings.model_dump(mode="json"), changes)
     assert engine.fit(Config.model_validate(values), trained.parent) == trained
+
+
+def test_workers_that_draw_moments_decide_the_weights(configure, tmp_path):
+    """They do so for a random time only; with another number of them a run cannot go on."""
+    settings = configure(data={"in_memory": False, "time": "random"}, training={"workers": 1})
+    engine.fit(settings, tmp_path, until=1)
+    with pytest.raises(CheckpointError, match=r"training\.workers"):
+        engine.fit(Config.model_validate(config.merge(settings.model_dump(mode="json"), {"training": {"workers": 2}})),
+                   tmp_path)  # fmt: skip
 
 
 def test_run_on_other_data_is_refused(trained, settings, tmp_path):
