@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from sslib import intervals, tables
 from sslib.config import Evaluation, InputError
 from sslib.names import METHODS, MODEL, PROTOCOLS
 
-# What names an experiment and where its files lie makes no other configuration.
+# What names an experiment makes no other configuration, nor how sure its intervals are.
 NAMES = ("exp_prefix", "exp_name", "seed", "ablations", "evaluation")
 COMPARED = {measure: protocol for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]}
 KEYS = ["split", "part", "clip_id"]
@@ -85,6 +84,7 @@ def groups(runs: Sequence[Path]) -> list[Group]:
             raise InputError(f"{run} holds no clips.csv: evaluate it first")
         config = _config(run)
         recipe = {key: value for key, value in config.items() if key not in NAMES} or {"run": str(run.resolve())}
+        recipe["pixels"] = config.get("evaluation", {}).get("image_size")  # other maps of the same weights
         name = f"{config['exp_prefix']}/{config['exp_name']}" if config else str(run)
         sets.setdefault(json.dumps(recipe, sort_keys=True), []).append((int(config.get("seed", 0)), name, run))
     found: list[Group] = []
@@ -101,9 +101,14 @@ def groups(runs: Sequence[Path]) -> list[Group]:
 
 
 def _config(run: Path) -> dict[str, Any]:
-    """The configuration a run was trained with, as plain values; empty for maps from elsewhere."""
-    path = run / "config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The configuration a run was evaluated with, as plain values; empty for maps from elsewhere."""
+    path = run / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "maps" in summary:
+        return {}
+    if "config" not in summary:
+        raise ValueError(f"{run} was evaluated by an older sslib, which did not say how: evaluate it again")
+    return summary["config"]
 
 
 def _values(run: Path) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from sslib import checkpoint, datasets, names, negatives, tables, viz
-from sslib.config import Config
+from sslib.config import Config, portable
 from sslib.measures import measure
 from sslib.model import SoundLocalizer
 from sslib.names import CONTROLS, MEASURES, METHODS, MODEL, PROTOCOLS
@@ -160,6 +160,7 @@ def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, An
     clips.to_csv(folder / "clips.csv", index=False)
     found = tables.summarize(clips, config.evaluation, config.seed)
     summary = found | {"headline": headline(found["tables"], found["differences"])} | about
+    summary["config"] = portable(config)
     partial = folder / "summary.json.tmp"
     partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return partial.replace(folder / "summary.json")

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from typer.testing import CliRunner
 
 from sslib import (
@@ -647,9 +646,10 @@ def made_run(folder: Path, values: np.ndarray, recipe: dict | None, ids=None) ->
     rows["recording"] = [f"r{int(name[4:]) // 2}" for name in names]
     rows = rows.assign(success=(values >= 0.5) * 1.0, auc=values, pointing=np.nan)
     rows.sample(frac=1, random_state=len(folder.name)).to_csv(folder / "clips.csv", index=False)
+    about = {"maps": "maps.npz"}
     if recipe is not None:
-        text = yaml.safe_dump({"exp_prefix": "p", "exp_name": folder.name, "model": {"width": 8}} | recipe)
-        (folder / "config.yaml").write_text(text)
+        about = {"config": {"exp_prefix": "p", "exp_name": folder.name, "model": {"width": 8}} | recipe}
+    (folder / "summary.json").write_text(json.dumps(about))
     return folder
 
 
@@ -689,6 +689,24 @@ def test_seeds_of_one_configuration_are_combined(tmp_path):
     assert (rows[1]["gain"], rows[1]["gain_low"], rows[1]["gain_high"]) == pytest.approx((0.3, 0.1, 0.5))
     assert rows[1]["gain_seeds"] == 2 and rows[1]["said"] == "higher"
     assert rows[2]["gain_seeds"] == 1 and rows[2]["said"] == "not distinguishable (single seed)"
+
+
+def test_maps_of_another_size_are_another_configuration(run, settings, tmp_path):
+    """Evaluated at 64 and at 96 pixels, one network gives two sets of maps; they must not pass for two seeds."""
+    for number, size in enumerate((None, 96)):
+        shutil.copytree(run, tmp_path / str(number))
+        values = {"seed": number, "evaluation": {"image_size": size, "resamples": 10 + number}}
+        used = config.resolve(config.merge(settings.model_dump(), values), Path())
+        (tmp_path / str(number) / "config.yaml").write_text(config.dump(used))
+        evaluation.evaluate(tmp_path / str(number), used)
+    assert [group.seeds for group in comparison.groups([tmp_path / "0", tmp_path / "1"])] == [[0], [1]]
+    found = json.loads((tmp_path / "1/summary.json").read_text())["config"]
+    assert found["evaluation"]["image_size"] == 96 and found["seed"] == 1
+    found = json.loads((run / "summary.json").read_text())
+    del found["config"]
+    (tmp_path / "1/summary.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=f"{tmp_path / '1'} was evaluated by an older sslib, which did not say how"):
+        comparison.groups([tmp_path / "0", tmp_path / "1"])
 
 
 def test_comparison_on_the_command_line(tmp_path):
