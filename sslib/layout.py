@@ -26,6 +26,7 @@ from sslib.config import InputError
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 JPEG_QUALITY = 92
+FORBIDDEN = '\0/\\:<>"`'  # in a clip's id
 
 
 class ClipError(InputError):
@@ -40,15 +41,16 @@ class ClipError(InputError):
 
 
 def check_id(clip_id: str) -> str:
-    """`clip_id` if it can be a file name below the data folder.
+    """Return `clip_id` if it can be a file name below the data folder, and text on a page.
 
     Raises
     ------
     ClipError
-        For an empty id and for one that would leave the folder (``../``, a path, a drive).
+        For an empty id; for one that would leave the folder (``../``, a path, a drive); for one that would be markup on
+        a page (``<script>``; a backtick ends the code that it stands in).
     """
-    if not clip_id or clip_id in {".", ".."} or any(c in clip_id for c in "/\\\0:"):
-        raise ClipError(clip_id, "not a clip id: it must be a plain name without '/', '\\' or ':'")
+    if not clip_id or clip_id in {".", ".."} or any(c in FORBIDDEN for c in clip_id):
+        raise ClipError(clip_id, f"not a clip id: it must be a plain name without any of {' '.join(FORBIDDEN[1:])}")
     return clip_id
 
 

@@ -29,8 +29,9 @@ def folder(tmp_path) -> Folder:
 # Ids and lists
 
 
-@pytest.mark.parametrize("clip_id", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a\0b"])
-def test_id_that_leaves_the_folder_is_refused(folder, clip_id):
+@pytest.mark.parametrize("clip_id", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\\b", "C:x", "a\0b",
+                                     "`<img src=x onerror=alert(1)>`", "a`b", "a<b", "a>b", 'a"b'])  # fmt: skip
+def test_id_that_leaves_the_folder_or_is_markup_is_refused(folder, clip_id):
     with pytest.raises(ClipError, match="not a clip id") as caught:
         check_id(clip_id)
     assert caught.value.clip_id == clip_id and repr(clip_id) in str(caught.value)
@@ -39,7 +40,8 @@ def test_id_that_leaves_the_folder_is_refused(folder, clip_id):
             path(clip_id)
 
 
-@pytest.mark.parametrize("clip_id", ["-_dN2x8TgWk_000030", "a b", "..a", "ä.1", "x.jpg"])
+@pytest.mark.parametrize("clip_id", ["-_dN2x8TgWk_000030", "a b", "..a", "ä.1", "x.jpg",
+                                     "-_dN2x8TgWk_000030+a_8aXq2Pd1U_000010", "Tom & Jerry's #1 (2)?"])  # fmt: skip
 def test_odd_but_plain_ids_are_clips(folder, clip_id):
     folder.add(clip_id)
     assert folder.clip()["clip_id"] == clip_id
