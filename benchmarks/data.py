@@ -32,7 +32,8 @@ from PIL import Image
 from sslib import generated, store
 from sslib.clock import Selection
 from sslib.config import Config
-from sslib.layout import JPEG_QUALITY, Layout
+from sslib.layout import Layout
+from sslib.media import JPEG_QUALITY
 from sslib.prepare import prepare
 
 SECONDS, FPS, SIZE, RATE = 10, 25, (320, 240), 44100

@@ -25,7 +25,6 @@ import numpy as np
 from sslib.config import InputError
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
-JPEG_QUALITY = 92
 FORBIDDEN = '\0/\\:<>"`'  # in a clip's id
 
 
@@ -168,15 +167,10 @@ class Layout:
 
     def write_clip(self, clip_id: str, image: np.ndarray, waveform: np.ndarray, sample_rate: int) -> None:
         """One frame (uint8 (H, W, 3)) and the sound (int16 (samples,)) of a clip."""
-        import soundfile
-        from PIL import Image
+        from sslib import media
 
-        folder = self.root / "video_frames" / check_id(clip_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / "001.jpg", quality=JPEG_QUALITY)
-        audio = self.root / "audios" / f"{clip_id}.flac"
-        audio.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(audio, waveform, sample_rate, subtype="PCM_16")
+        write_atomic(self.root / "video_frames" / check_id(clip_id) / "001.jpg", media.encode_jpeg(image))
+        write_atomic(self.root / "audios" / f"{clip_id}.flac", media.encode_flac(waveform, sample_rate))
 
     def write_mask(self, clip_id: str, mask: np.ndarray) -> None:
         from PIL import Image

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sslib.config import InputError
 
+JPEG_QUALITY = 92
+
 
 class MediaError(InputError):
     """A file that cannot be decoded; the message says what is wrong with it."""
@@ -91,9 +93,9 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
         raise MediaError(f"a sound without a single sample ({_name(source)})")
     if not np.isfinite(waveform).all():
         raise MediaError(f"a sound with samples that are not finite ({_name(source)})")
-    samples = _int16(waveform)
+    samples = to_int16(waveform)
     if rate != sample_rate:  # from 16 bits in any case: a store holds no more, and must yield the same
-        samples = _int16(soxr.resample(samples.astype(np.float32) / 32768, rate, sample_rate, quality="HQ"))
+        samples = to_int16(soxr.resample(samples.astype(np.float32) / 32768, rate, sample_rate, quality="HQ"))
     return samples
 
 
@@ -111,14 +113,15 @@ def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], 
                 file.seek(part.start)
                 channels = file.read(part.stop - part.start, dtype="float32", always_2d=True)
                 if len(channels) == part.stop - part.start:
-                    return _int16(channels.mean(axis=1))
+                    return to_int16(channels.mean(axis=1))
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):
         pass  # read_audio says what is wrong
     waveform = read_audio(source, sample_rate)
     return waveform[window(len(waveform))]
 
 
-def _int16(waveform: np.ndarray) -> np.ndarray:
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Round samples in [-1, 1] to 16 bits; what is beyond is clipped."""
     return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
 
 
@@ -135,10 +138,20 @@ def read_flac(source: Path) -> bytes:
     except soundfile.LibsndfileError as error:
         raise MediaError(f"not a readable sound ({source}): {error}") from error
     waveform = read_audio(source, info.samplerate)
-    if info.format == "FLAC":
-        return source.read_bytes()
+    return source.read_bytes() if info.format == "FLAC" else encode_flac(waveform, info.samplerate)
+
+
+def encode_flac(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """Encode a sound, int16 (samples,), without loss."""
     buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, info.samplerate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, waveform, sample_rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def encode_jpeg(image: np.ndarray) -> bytes:
+    """Encode an image, uint8 (H, W, 3) RGB."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 

@@ -17,7 +17,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import io
 import json
 import math
 import shutil
@@ -33,8 +32,9 @@ import numpy as np
 from sslib import manifest, video
 from sslib.child import Child, ChildStopped
 from sslib.config import InputError, SslibError
-from sslib.layout import AUDIO_SUFFIXES, JPEG_QUALITY, Layout
+from sslib.layout import AUDIO_SUFFIXES, Layout
 from sslib.manifest import Journal, Row
+from sslib.media import JPEG_QUALITY, encode_flac, encode_jpeg
 from sslib.parallel import each
 from sslib.pictures import SHORT_SIDE
 from sslib.sources import Source, find
@@ -250,24 +250,16 @@ def encode(path: Path, settings: Row) -> Encoded:
     video.VideoError
         When it is no usable video, or its sound is silence.
     """
-    import soundfile
-    from PIL import Image
-
     rates = {"frame_rate": settings["frame_rate"] or 1.0, "at": settings["at"], "sample_rate": settings["sample_rate"]}
     clip = video.read(path, **rates, max_seconds=settings["max_seconds"])
     loudness = _loudness(clip.waveform)
     if loudness["peak_dbfs"] < SILENT:
         raise video.VideoError(f"a silent sound track (peak below {SILENT:g} dBFS)")
-    frames, sound = [], io.BytesIO()
-    for frame in clip.frames:
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, "JPEG", quality=JPEG_QUALITY)
-        frames.append(buffer.getvalue())
-    soundfile.write(sound, clip.waveform, clip.sample_rate, format="FLAC", subtype="PCM_16")
     notes = clip.notes + ([f"only {clip.seconds:.2f} s long"] if clip.seconds < 1 else [])
     facts = {"seconds": round(clip.seconds, 3), "width": clip.width, "height": clip.height}
     facts |= {"frame_rate": round(clip.frame_rate, 3), "audio_rate": clip.audio_rate, "notes": "; ".join(notes)}
-    return Encoded(frames, sound.getvalue(), facts | loudness)
+    frames = [encode_jpeg(frame) for frame in clip.frames]
+    return Encoded(frames, encode_flac(clip.waveform, clip.sample_rate), facts | loudness)
 
 
 def _loudness(waveform: np.ndarray) -> Row:

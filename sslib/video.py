@@ -17,6 +17,7 @@ import numpy as np
 import soxr
 
 from sslib import pictures
+from sslib.media import to_int16
 from sslib.pictures import VideoError
 
 MAX_SECONDS = 60.0  # the field's clips have 10 s; a longer source is another kind of data, cut it first
@@ -235,7 +236,7 @@ class _SoundWriter:
         """int16 (samples,)"""
         self._resample()
         self.chunks.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        return np.clip(np.round(np.concatenate(self.chunks) * 32768), -32768, 32767).astype(np.int16)
+        return to_int16(np.concatenate(self.chunks))
 
 
 def _sound_frames(audio: Any, packets: list) -> Iterator[Any]:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sslib import generated, layout, media, scenes, stamps
+from sslib import generated, media, scenes, stamps
 from sslib.config import InputError, Stamps
 from sslib.layout import Layout
 
@@ -417,6 +417,6 @@ def test_too_few_classes_are_refused():
 
 def test_picture_is_stored_as_a_good_jpeg(configure):
     folder = Layout(configure().data.root)
-    assert layout.JPEG_QUALITY >= 90
+    assert media.JPEG_QUALITY >= 90
     with Image.open(folder.frames(folder.ids("train")[0])[1]) as image:
         assert image.format == "JPEG" and max(image.quantization[0]) <= 30
