@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 
 from sslib.config import Config, InputError, portable, resolve, root_for
-from sslib.layout import Layout
+from sslib.layout import ClipError, Layout, digest
 from sslib.model import SoundLocalizer
 
-FORMAT = 1
+FORMAT = 2
 NAME = "checkpoint.pt"
 RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an evaluation writes beside a checkpoint
 # What does not change the weights: where the data lie, how they are read, what is refused or tested.
@@ -38,7 +38,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise CheckpointError(f"{path} is refused: not a file of tensors and plain values only ({reason})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    made = state.get("format") if isinstance(state, dict) else None
+    if made == 1:
+        raise CheckpointError(
+            f"{path} is of an earlier sslib (format 1): train again, or use the version it was made with"
+        )
+    if made != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of sslib (format {FORMAT})")
     missing = {"model", "optimizer", "epoch", "history", "config", "data"} - state.keys()
     if missing:
@@ -83,7 +88,7 @@ def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[d
         "epoch": len(history),
         "history": history,
         "config": portable(config),
-        "data": data_digest(config),
+        "data": data_identity(config),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
@@ -102,8 +107,10 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
     if changed:
         advice = "give the experiment another exp_name, or start over (retrain, --force)"
         raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {advice}")
-    if state["data"] != data_digest(config):
-        raise CheckpointError(f"{run} was trained on other data than {config.data.root} holds now: start over")
+    for part, now in data_identity(config).items():
+        if now and state["data"][part] and now != state["data"][part]:
+            what = f"the {part} of {config.data.train!r} in {config.data.root} are others than it was trained on"
+            raise CheckpointError(f"{run}: {what}: give the experiment another exp_name, or start over")
     return state
 
 
@@ -120,7 +127,25 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
-def data_digest(config: Config) -> str:
-    """What identifies the training data: the folder's own digest, else how many clips its list names."""
+def data_identity(config: Config) -> dict[str, str]:
+    """Identify the clips of the training list, and their files as far as that is known without reading them.
+
+    Clips of no list and other lists make no difference. ``files`` comes from the manifest of prepared videos, from the
+    digest of composed scenes, or from the sizes of the files; it is empty where only the store is read.
+    """
     layout = Layout(config.data.root)
-    return str(layout.info().get("digest", "")) or f"{len(layout.ids(config.data.train))} clips"
+    ids, manifest = layout.ids(config.data.train), layout.root / "manifest.csv"
+    if manifest.is_file():
+        rows = pd.read_csv(manifest, dtype=str, keep_default_na=False).query("outcome == 'ok'").set_index("id")
+        files = rows[["sha256", "settings"]].reindex(ids, fill_value="").values.tolist()
+    elif not (files := layout.info().get("digest")) and config.data.loader == "folders":
+        files = [_sizes(layout, clip_id) for clip_id in ids]
+    return {"clips": digest(ids), "files": digest(files) if files else ""}
+
+
+def _sizes(layout: Layout, clip_id: str) -> list[int]:
+    """Bytes of a clip's first picture and of its sound; nothing for a clip that is missing."""
+    try:
+        return [path.stat().st_size for path in (min(layout.frames(clip_id).values()), layout.audio(clip_id))]
+    except ClipError:
+        return []

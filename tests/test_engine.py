@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import videos
 
-from sslib import checkpoint, config, datasets, engine, losses, metrics, store
+from sslib import checkpoint, config, datasets, engine, losses, metrics, prepare, store
 from sslib.__main__ import clean_errors
 from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
 from sslib.config import Config, ConfigError, SslibError
@@ -414,14 +415,65 @@ def test_workers_that_draw_moments_decide_the_weights(configure, tmp_path):
                    tmp_path)  # fmt: skip
 
 
+def copy_of_data(settings, root: Path) -> tuple[Config, datasets.Layout]:
+    shutil.copytree(settings.data.root, root)
+    moved = Config.model_validate(config.merge(settings.model_dump(mode="json"), {"data": {"root": str(root)}}))
+    return moved, datasets.Layout(root)
+
+
 def test_run_on_other_data_is_refused(trained, settings, tmp_path):
-    other = tmp_path / "data"
-    shutil.copytree(settings.data.root, other)
-    moved = Config.model_validate(config.merge(settings.model_dump(mode="json"), {"data": {"root": str(other)}}))
+    moved, layout = copy_of_data(settings, tmp_path / "data")
     assert engine.fit(moved, trained.parent) == trained  # only moved
-    datasets.Layout(other).write_info(digest="another")
-    with pytest.raises(CheckpointError, match="other data"):
+    ids = layout.ids("train")
+    layout.write_split("more", [*ids, "a new clip in another list"])
+    assert engine.fit(moved, trained.parent) == trained
+    layout.write_split("train", [*ids[1:], ids[0]])  # of equal length, but in another order other batches
+    with pytest.raises(CheckpointError, match=r"the clips of 'train' in .* are others than it was trained on"):
         engine.fit(moved, trained.parent)
+    layout.write_split("train", ids)
+    layout.write_info(**layout.info() | {"digest": "another"})
+    with pytest.raises(CheckpointError, match="the files of 'train'"):
+        engine.fit(moved, trained.parent)
+
+
+def test_files_of_a_folder_without_digest_are_told_by_their_sizes(settings, tmp_path):
+    moved, layout = copy_of_data(settings, tmp_path / "data")
+    (layout.root / "dataset.json").unlink()
+    run = engine.fit(moved, tmp_path, until=1)
+    layout.write_clip("new", np.zeros((80, 80, 3), np.uint8), np.zeros(8000, np.int16), 8000)
+    layout.write_split("all", [*layout.ids("train"), "new"])
+    assert engine.fit(moved, tmp_path, until=1) == run
+    layout.write_clip(layout.ids("train")[3], np.zeros((80, 80, 3), np.uint8), np.zeros(8000, np.int16), 8000)
+    with pytest.raises(CheckpointError, match="the files of 'train'"):
+        engine.fit(moved, tmp_path)
+
+
+def test_files_of_prepared_videos_are_told_by_their_manifest(configure, tmp_path):
+    """A new video in no list changes nothing; another video under the name of a listed one does."""
+    names = [f"clip{number}" for number in range(5)]
+    for number, name in enumerate(names[:4]):
+        videos.make(tmp_path / "raw" / f"{name}.mp4", seconds=0.5 + number / 10)
+    prepare.prepare(tmp_path / "raw", tmp_path / "own", workers=0)
+    layout = datasets.Layout(tmp_path / "own")
+    layout.write_split("train", names[:3])
+    layout.write_split("val", names[3:4])
+    settings = configure(data={"root": str(layout.root), "stamps": None}, training={"batch_size": 3, "epochs": 1})
+    run = engine.fit(settings, tmp_path)
+    videos.make(tmp_path / "raw" / "clip4.mp4", seconds=0.5)
+    prepare.prepare(tmp_path / "raw", layout.root, workers=0)
+    assert engine.fit(settings, tmp_path) == run
+    videos.make(tmp_path / "raw" / "clip1.mp4", seconds=1.5)
+    prepare.prepare(tmp_path / "raw", layout.root, workers=0)
+    with pytest.raises(CheckpointError, match="the files of 'train'"):
+        engine.fit(settings, tmp_path)
+
+
+def test_checkpoint_of_an_earlier_version_is_refused_with_advice(trained, settings, tmp_path):
+    (tmp_path / "run").mkdir()
+    torch.save(load_checkpoint(trained / "checkpoint.pt") | {"format": 1}, tmp_path / "run/checkpoint.pt")
+    for use in (lambda: load_model(tmp_path / "run/checkpoint.pt"), lambda: engine.fit(settings, tmp_path)):
+        with pytest.raises(CheckpointError, match=r"earlier sslib .*train again, or use the version it was made with"):
+            use()
 
 
 class Command:
