@@ -568,7 +568,7 @@ display(
 # %% [markdown]
 # ## The store
 #
-# Training reads a few LMDB files of a thousand clips each instead of many small ones: the same JPEG bytes, the sound as
+# Training reads a few LMDB files of 500 to 1,000 clips each instead of many small ones: the same JPEG bytes, the sound as
 # FLAC, a checksum for each.
 
 # %%

@@ -35,7 +35,7 @@ def folder(tmp_path) -> Folder:
 
 @pytest.fixture
 def many(folder, monkeypatch) -> Folder:
-    """Eight clips of different lengths, rates and numbers of frames, three a shard."""
+    """Eight clips of different lengths, rates and numbers of frames, three a shard at most on average."""
     monkeypatch.setattr(store, "CLIPS_PER_SHARD", 3)
     rng = np.random.default_rng(0)
     for number in range(8):
@@ -43,6 +43,10 @@ def many(folder, monkeypatch) -> Folder:
         sound = 0.5 * tone(0.4 + 0.5 * number, rate)
         folder.add(f"clip {number}", 3 + number, sound + 0.1 * rng.standard_normal(len(sound)), suffix, rate=rate)
     return folder
+
+
+# The clips of `many` by the first two bits of the SHA-256 of their ids (`printf 'clip 0' | sha256sum`: 02…)
+SHARDS = [["clip 0", "clip 6"], ["clip 5"], ["clip 1", "clip 3", "clip 4"], ["clip 2", "clip 7"]]
 
 
 def names(root: Path) -> list[str]:
@@ -70,9 +74,12 @@ def test_generated_scenes_are_the_same_from_folders_and_store(configure):
 
 def test_shards_are_the_folder_clip_by_clip(many):
     path = store.write(many.root)
-    assert names(many.root) == ["meta.json", "shard-00000.lmdb", "shard-00001.lmdb", "shard-00002.lmdb"]
+    assert names(many.root) == ["meta.json", *(f"shard-0000{number}.lmdb" for number in range(4))]
     meta = json.loads((path / "meta.json").read_text())
-    assert [row["ids"] for row in meta["shards"]] == [many.ids[:3], many.ids[3:6], many.ids[6:]]
+    assert [row["ids"] for row in meta["shards"]] == SHARDS
+    assert [int(hashlib.sha256(i.encode()).hexdigest()[0], 16) // 4 for ids in SHARDS for i in ids] == [
+        number for number, ids in enumerate(SHARDS) for _ in ids
+    ]
     assert [row["bytes"] for row in meta["shards"]] == [(path / row["name"]).stat().st_size for row in meta["shards"]]
     for data in ({}, {"time": 0.3}, {"time": "middle", "frame": 2, "sample_rate": 11025, "seconds": 2.0}):
         many.both(**data)
@@ -170,7 +177,7 @@ def test_only_the_window_of_flac_is_decoded_and_it_is_the_same(folder, monkeypat
 # Complete or not there
 
 
-def test_every_bad_clip_is_listed_and_nothing_is_stored(many):
+def test_every_bad_clip_is_listed_and_nothing_is_a_store(many):
     for name in ("audios/clip 1.wav", "video_frames/clip 4/005.jpg", "video_frames/clip 7/001.jpg"):
         (many.root / name).write_bytes((many.root / name).read_bytes()[:40])
     for path in (many.root / "video_frames/clip 3").iterdir():
@@ -180,7 +187,7 @@ def test_every_bad_clip_is_listed_and_nothing_is_stored(many):
     assert [i for i in range(8) if f"clip 'clip {i}': " in str(caught.value)] == [1, 3, 4, 7]
     for reason in ("not a readable sound", "no frames", "not a readable picture", "clip 4/005.jpg"):
         assert reason in str(caught.value)
-    assert names(many.root) == []
+    assert names(many.root) == ["shard-00000.lmdb", "shard-00001.lmdb"]  # without meta.json no store
 
 
 def test_good_shards_stay_for_the_next_attempt(many):
@@ -189,7 +196,7 @@ def test_good_shards_stay_for_the_next_attempt(many):
     bad.write_bytes(b"no")
     with pytest.raises(StoreError, match="clip 4"):
         store.write(many.root)
-    assert names(many.root) == ["shard-00000.lmdb", "shard-00002.lmdb"]
+    assert names(many.root) == ["shard-00000.lmdb", "shard-00001.lmdb", "shard-00003.lmdb"]
     with pytest.raises(StoreError, match="no store"):
         LmdbDataset(many.config(), "all")
     before = {name: (many.root / store.NAME / name).stat().st_mtime_ns for name in names(many.root)}
@@ -236,7 +243,7 @@ store.estimate = lambda *_: 0
 put = shards._put
 def slow(database, values):
     put(database, values)
-    if "frame/clip 4/1" in values:
+    if "frame/clip 5/1" in values:
         database.sync(True)
         print("in the middle", flush=True)
         time.sleep(60)
@@ -271,7 +278,7 @@ def test_only_shards_of_changed_media_are_written_again(many):
     picture(77).save(many.root / "video_frames/clip 4/002.jpg", quality=95)
     store.write(many.root)
     changed = {name for name in names(many.root) if (path / name).stat().st_ino != before[name]}
-    assert changed == {"shard-00001.lmdb", "meta.json"}
+    assert changed == {"shard-00002.lmdb", "meta.json"}
     many.both()
     content = (
         many.root / "audios/clip 7.wav"
@@ -279,7 +286,28 @@ def test_only_shards_of_changed_media_are_written_again(many):
     (many.root / "audios/clip 7.wav").write_bytes(content)
     os.utime(many.root / "audios/clip 7.wav", ns=(0, 1))
     store.write(many.root)
-    assert (path / "shard-00002.lmdb").stat().st_ino != before["shard-00002.lmdb"]
+    assert (path / "shard-00003.lmdb").stat().st_ino != before["shard-00003.lmdb"]
+
+
+def test_new_clip_changes_one_shard(many):
+    path = store.write(many.root)
+    before = {name: (path / name).stat().st_ino for name in names(many.root)}
+    many.add("a clip before all others")  # its hash begins with the bits 10
+    store.write(many.root)
+    assert before.keys() == set(names(many.root))
+    changed = {name for name in before if (path / name).stat().st_ino != before[name]}
+    assert changed - {"meta.json"} == {"shard-00002.lmdb"}
+    many.both()
+
+
+@pytest.mark.parametrize("clips, shards", [(1, 1), (3, 1), (4, 2), (6, 2), (7, 4), (12, 4), (13, 8), (600, 256)])
+def test_number_of_shards_is_a_power_of_two(monkeypatch, clips, shards):
+    monkeypatch.setattr(store, "CLIPS_PER_SHARD", 3)
+    ids = sorted(f"{number:03d}" for number in range(clips))
+    parts = store._divide(ids)
+    assert sorted(i for part in parts.values() for i in part) == ids
+    assert all(list(part) == sorted(part) and 0 <= number < shards for number, part in parts.items())
+    assert shards // 2 < max(parts) + 1 or clips < 10
 
 
 def test_list_that_grows_or_shrinks(many):
@@ -287,7 +315,7 @@ def test_list_that_grows_or_shrinks(many):
     for ids in (many.ids[:2], many.ids[2:], many.ids):
         many.layout.write_split("all", ids)
         assert Store(store.write(many.root)).ids == set(ids)
-        assert len(names(many.root)) == 1 + -(-len(ids) // 3)
+        assert len(names(many.root)) == {2: 1 + 1, 6: 1 + 2, 8: 1 + 4}[len(ids)]
         assert_same(iterate(AVDataset(many.config(), "all")), iterate(LmdbDataset(many.config(), "all")))
     assert verification.verify(path) == []
 
@@ -370,7 +398,7 @@ def test_reading_a_shard_cut_short_after_it_was_opened_raises(many):
     content = (path / "shard-00000.lmdb").read_bytes()
     (path / "shard-00000.lmdb").write_bytes(content[: len(content) // 2])
     with pytest.raises(StoreError, match="cut short"):
-        dataset[1]
+        dataset[6]
 
 
 # Verification
@@ -412,22 +440,22 @@ def test_damaged_pages_are_reported_whatever_they_do_to_lmdb(many, page):
 def test_values_that_do_not_decode_and_keys_of_no_clip(many):
     """A store that was written so: its checksums are right."""
     path = store.write(many.root)
-    file, rows = path / "shard-00002.lmdb", json.loads((path / "meta.json").read_text())
+    file, rows = path / "shard-00003.lmdb", json.loads((path / "meta.json").read_text())
     values = {key: shards.get(file, key) for key in shards.keys(file)}
     frame = b"\xff\xd8 no picture"
-    about = json.loads(values["clip/clip 6"])
-    about["values"]["frame/clip 6/2"] = [len(frame), hashlib.sha256(frame).hexdigest()]
-    values |= {"frame/clip 6/2": frame, "clip/clip 6": json.dumps(about).encode(), "frame/x/1": b"1"}
+    about = json.loads(values["clip/clip 2"])
+    about["values"]["frame/clip 2/2"] = [len(frame), hashlib.sha256(frame).hexdigest()]
+    values |= {"frame/clip 2/2": frame, "clip/clip 2": json.dumps(about).encode(), "frame/x/1": b"1"}
     del values["audio/clip 7"]
     write_lmdb(file, values)
-    rows["shards"][2] |= {"bytes": file.stat().st_size, "sha256": shards.checksum(file)}
+    rows["shards"][3] |= {"bytes": file.stat().st_size, "sha256": shards.checksum(file)}
     (path / "meta.json").write_text(json.dumps(rows))
     faults = verification.verify(path)
     assert len(faults) == 3
-    assert "clip 'clip 6': frame/clip 6/2: " in faults[0] and "not a readable picture" in faults[0]
+    assert "clip 'clip 2': frame/clip 2/2: " in faults[0] and "not a readable picture" in faults[0]
     assert faults[1:] == [
-        "shard-00002.lmdb: clip 'clip 7': audio/clip 7: missing",
-        "shard-00002.lmdb: frame/x/1: belongs to no clip",
+        "shard-00003.lmdb: clip 'clip 7': audio/clip 7: missing",
+        "shard-00003.lmdb: frame/x/1: belongs to no clip",
     ]
 
 
@@ -467,7 +495,7 @@ def test_full_disk_is_seen_before_anything_is_written(many, monkeypatch, capsys)
     with pytest.raises(StoreError, match=r"room for 0\.0 MB, the store needs about"):
         store.write(many.root)
     assert names(many.root) == []
-    assert "3 shards, 3 of them to write: about" in capsys.readouterr().out
+    assert "4 shards, 4 of them to write: about" in capsys.readouterr().out
 
 
 def test_disk_that_fills_while_a_shard_is_written(many, monkeypatch):
