@@ -8,6 +8,10 @@ is the run that was never killed.
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +35,8 @@ from sslib.truth import box_truth
 MOMENTUM = 0.01  # of the running frequency with which a node is foreground
 
 
-class Diverged(SslibError, FloatingPointError):
-    """The loss is not finite any more; the message says since when and what to change."""
+class TrainingError(SslibError):
+    """A training that cannot go on; the message says why and what to change."""
 
 
 def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | None = None) -> Path:
@@ -57,6 +61,8 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
     state = None if retrain else checkpoint.resumable(config, run)
     if state and state["epoch"] >= config.training.epochs:
         return run
+    if config.training.devices > 1 and hasattr(sys, "ps1"):
+        return _fit_by_command(config, run, retrain)
     fabric = start_fabric(config)
     fabric.seed_everything(config.seed, verbose=False)
     model = SoundLocalizer(config.model)
@@ -79,6 +85,24 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
             write_atomic(run / "metrics.csv", pd.DataFrame(history).to_csv(index=False))
         fabric.barrier()
         fabric.print(_line(history[-1], config.training.epochs))
+    return run
+
+
+def _fit_by_command(config: Config, run: Path, retrain: bool) -> Path:
+    """Train by ``sslib train``: a notebook is one process, and Fabric refuses to start others from there."""
+    if run.resolve() != configuration.experiment_folder(config) / "run":
+        raise ConfigError(f"training.devices is {config.training.devices}: train by `python -m sslib train` in a shell")
+    with tempfile.TemporaryDirectory() as folder:
+        file = write_atomic(Path(folder) / "config.yaml", configuration.dump(config))
+        command = [sys.executable, "-m", "sslib", "train", str(file), *(["--force"] if retrain else [])]
+        quiet = os.environ | {"TQDM_DISABLE": "1"}
+        with subprocess.Popen(
+            command, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            for line in process.stdout:
+                print(line, end="")
+    if process.returncode:
+        raise TrainingError(f"`sslib train` on {config.training.devices} devices ended with an error: see above")
     return run
 
 
@@ -151,7 +175,7 @@ def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, ep
             sums[name] = sums.get(name, 0) + value.detach()
     means = {name: float(value) / count for name, value in sums.items()}
     if not math.isfinite(means["loss"]):
-        raise Diverged(f"the loss is not finite in epoch {epoch}: lower training.learning_rate")
+        raise TrainingError(f"the loss is not finite in epoch {epoch}: lower training.learning_rate")
     return means | {"scale": model.scale.item(), "learning_rate": rate}
 
 

@@ -307,7 +307,7 @@ def test_base_model_trains(configure, tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_the_run(configure, tmp_path):
-    with pytest.raises(FloatingPointError, match=r"not finite in epoch 1.*learning_rate"):
+    with pytest.raises(engine.TrainingError, match=r"not finite in epoch 1.*learning_rate"):
         engine.fit(configure(training={"learning_rate": 1e30}), tmp_path)
     assert not (tmp_path / "run/checkpoint.pt").exists()
 
@@ -626,6 +626,32 @@ def test_two_processes_are_one(configure, tmp_path):
     trained, _ = load_model(run / "checkpoint.pt")
     prediction = predict(trained, datasets.open_dataset(settings, "val"), settings)
     assert rows["val_loss"].iloc[0] == pytest.approx(prediction.loss, rel=1e-4)
+
+
+def test_a_notebook_trains_on_several_devices_by_the_command(configure, tmp_path, monkeypatch, capsys):
+    """Fabric starts no processes from an interactive one; `sslib train` gets what `fit` was given."""
+    settings, reports = configure(training={"devices": 2}), tmp_path / "reports/test/tiny"
+    for name in ("sslib/config.py", "notebooks/x"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    given = []
+
+    def popen(command, **options):
+        given.append((config.load(command[4]), command[1:4] + command[5:]))
+        code = f"import sys; print('epoch 1/3'); sys.exit({len(given) - 1})"
+        return start([sys.executable, "-c", code], **options)
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    assert engine.fit(settings, reports) == reports / "run"
+    assert capsys.readouterr().out == "epoch 1/3\n"
+    with pytest.raises(engine.TrainingError, match=r"sslib train. on 2 devices"):
+        engine.fit(settings, reports, retrain=True)
+    assert given == [(settings, ["-m", "sslib", "train"]), (settings, ["-m", "sslib", "train", "--force"])]
+    with pytest.raises(ConfigError, match="sslib train"):
+        engine.fit(settings, tmp_path / "elsewhere")
 
 
 def test_step_is_the_objective_of_the_batch(configure):
