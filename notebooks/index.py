@@ -32,7 +32,7 @@ from pathlib import Path
 
 from IPython.display import HTML, display
 
-from sslib.pages import when
+from sslib.pages import format_date
 
 reports = Path(reports).resolve()
 
@@ -104,7 +104,7 @@ def facts(experiment):
         experiment["summary"].get("data", {}),
         experiment["summary"].get("training", {}),
     )
-    parts = [when(datetime.fromtimestamp(experiment["changed"]))]
+    parts = [format_date(datetime.fromtimestamp(experiment["changed"]))]
     parts += [f"data: {escape(str(data['name']))}"] if "name" in data else []
     parts += [f"{training['epochs']} epochs"] if "epochs" in training else []
     parts += [f"trained in {training['seconds'] / 60:.1f} min"] if "seconds" in training else []
@@ -135,7 +135,7 @@ def card(experiment):
     table = f"<table><tbody>{''.join(map(row, headline))}</tbody></table>" if headline else ""
     return (
         f'<section class="experiment-card"><div class="picture">{picture(experiment)}</div><div>'
-        f'<h2>{escape(experiment["name"])}</h2><p class="soft">{facts(experiment)}</p>{table}'
+        f'<h2 id="{escape(experiment["name"])}">{escape(experiment["name"])}</h2><p class="soft">{facts(experiment)}</p>{table}'
         f"<p>{links(experiment)}</p>{variants(experiment)}</div></section>"
     )
 

@@ -1,7 +1,8 @@
-"""An executed notebook as one HTML file that opens without a network: no script, no request, formulas as MathML.
+"""Turn an executed notebook into one HTML file that opens without a network: no script, no request.
 
-nbconvert does the work; the template in ``templates/report`` gives the page its look. Pictures get a text alternative,
-live widgets (dead in a file) are left out, progress bars shrink to their last line.
+nbconvert does the work. The template in ``templates/report`` gives the page its look and folds code away, but for cells
+tagged ``teach``. Formulas become MathML, pictures get a text alternative, live widgets (dead in a file) are left out,
+progress bars shrink to their last line, and a list of contents leads to the headings.
 """
 
 from __future__ import annotations
@@ -10,28 +11,34 @@ import copy
 import html
 import os
 import re
+from collections import Counter
 from datetime import datetime
 from pathlib import Path
 
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
 from nbformat import NotebookNode
 from traitlets.config import Config as Traits
 
+from sslib.layout import write_atomic
+
 TEMPLATES = Path(__file__).parent / "templates"
-PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
+IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
 LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}
 # latex2mathml sets "log x" without a space; inside a subscript pair an added element would be a wrong child
 FUNCTION = re.compile(
     r"(?<!<msub>)(?<!<msup>)(?<!<msubsup>)(<mi>(?:log|exp|ln|sin|cos|tanh|arg)</mi>)(?=<m(?:i|n|sub|sup|frac|over)\b)"
 )
 NAVIGATION = re.compile(r'<nav class="pages">.*?</nav>', re.DOTALL)
+ANCHOR = re.compile(r"</?a\b[^>]*>")
+HEADING = re.compile(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>', re.DOTALL)
+FEWEST_HEADINGS = 3  # fewer are seen at a glance
 
 
 def mathml(tex: str, display: str = "inline") -> str:
-    r"""TeX as MathML, or as plain code where latex2mathml does not know a command.
+    r"""Write TeX as MathML, or as plain code where latex2mathml does not know a command.
 
     >>> mathml(r"x_1").startswith("<math")
     True
@@ -47,7 +54,11 @@ def mathml(tex: str, display: str = "inline") -> str:
 
 
 class Markdown(IPythonRenderer):
-    """nbconvert's Markdown, whose parser already tells formulas from code, with MathML for the formulas."""
+    """Render Markdown as nbconvert does, which already tells formulas from code, with MathML for the formulas."""
+
+    def heading(self, text: str, level: int, **attrs: str) -> str:
+        name = html.unescape(re.sub(r"<[^>]+>", "", text)).strip().replace(" ", "-")  # the names that Jupyter gives
+        return f'<h{level} id="{html.escape(name)}">{text}</h{level}>\n'
 
     def inline_math(self, body: str) -> str:
         return mathml(body)
@@ -63,24 +74,23 @@ class Markdown(IPythonRenderer):
 
 
 def markdown(source: str, folder: str = "") -> str:
-    """Markdown as HTML; pictures it names, looked for in `folder`, are embedded."""
-    renderer = Markdown(escape=False, embed_images=True, path=folder, anchor_link_text="")
-    return MarkdownWithMath(renderer=renderer).render(source)
+    """Write Markdown as HTML; pictures it names, looked for in `folder`, are embedded."""
+    return MarkdownWithMath(renderer=Markdown(escape=False, embed_images=True, path=folder)).render(source)
 
 
 def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: str = "") -> str:
-    """One executed notebook as the text of an HTML page.
+    """Write an executed notebook as the text of an HTML page.
 
     Parameters
     ----------
     notebook : the executed notebook; it is not changed.
     folder : where the pictures named in its Markdown are looked for.
     show_code : False leaves the code out and keeps the outputs.
-    note : a line under the title, for example when and how the notebook was run.
+    note : a line above the title, for example when and how the notebook was run.
     """
     notebook = tidy(copy.deepcopy(notebook))
     for cell in notebook.cells:
-        if "injected-parameters" in tags(cell):  # where the clone lay is nobody's business
+        if "injected-parameters" in tags(cell):  # no reader needs to know where the clone lay
             cell.source = cell.source.replace(f"{folder.parent}/", "")
     exporter = HTMLExporter(
         config=Traits({"CSSHTMLHeaderPreprocessor": {"style": "default"}}),
@@ -93,7 +103,24 @@ def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: s
     exporter.register_filter("markdown2html", lambda source: markdown(source, str(folder)))
     exporter.register_filter("mathml", lambda source: mathml(source.strip().strip("$"), "block"))
     resources = {"metadata": {"name": title(notebook), "path": str(folder)}, "note": note}
-    return exporter.from_notebook_node(notebook, resources=resources)[0]
+    return add_contents(exporter.from_notebook_node(notebook, resources=resources)[0])
+
+
+def add_contents(page: str) -> str:
+    """List the headings of an HTML page (h2 and h3 with an id) after its title; an id that comes again is numbered."""
+    seen: Counter[str] = Counter()
+    entries = []
+
+    def enter(heading: re.Match) -> str:
+        level, before, name, after, text = heading.groups()
+        seen[name] += 1
+        name += f"-{seen[name]}" if seen[name] > 1 else ""
+        entries.append(f'<li class="level{level}"><a href="#{name}">{ANCHOR.sub("", text)}</a></li>')
+        return f'<h{level}{before} id="{name}"{after}>{text}</h{level}>'
+
+    page = HEADING.sub(enter, page)
+    contents = f'<nav class="contents" aria-label="On this page"><ul>{"".join(entries)}</ul></nav>'
+    return page.replace("</h1>", f"</h1>\n{contents}", 1) if len(entries) >= FEWEST_HEADINGS else page
 
 
 def tidy(notebook: NotebookNode) -> NotebookNode:
@@ -101,19 +128,18 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     notebook.metadata.pop("widgets", None)
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     if any("injected-parameters" in tags(cell) for cell in notebook.cells):  # they replace the defaults
-        notebook.cells = [cell for cell in notebook.cells if "parameters" not in tags(cell)]
+        notebook, _ = TagRemovePreprocessor(remove_cell_tags={"parameters"}).preprocess(notebook, {})
     caption, count = title(notebook), 0
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            caption, count = sentence(cell.source) or caption, 0
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = [output for output in cell.outputs if not _is_dead(output)]
-        for output in cell.outputs:
+            caption, count = first_sentence(cell.source) or caption, 0
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_dead(output)]
+        for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
-                data["text/html"] = re.sub(r"(?is)<script\b.*?</script\s*>", "", _joined(data["text/html"]))
-            for kind in (kind for kind in PICTURES if kind in data):
+                data["text/html"] = re.sub(r"(?is)<script\b.*?</script\s*>", "", data["text/html"])
+            for kind in (kind for kind in IMAGES if kind in data):
                 count += 1
                 alt = caption if count == 1 else f"{caption} (figure {count})"
                 output.metadata.setdefault(kind, NotebookNode()).setdefault("alt", alt)
@@ -121,44 +147,53 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
     return notebook
 
 
+def _is_dead(output: NotebookNode) -> bool:
+    """Tell whether an output shows nothing in a file: a live widget, a script, or a line that erased itself."""
+    if output.output_type == "stream":
+        return not output.text.strip()
+    return bool(LIVE & set(output.get("data", {})))
+
+
 def _without_empty_parts(cells: list[NotebookNode]) -> list[NotebookNode]:
     """Leave out a text tagged ``optional``, with its code up to the next text, where that code showed nothing.
 
     A notebook for several kinds of data has such parts: what does not concern this one is not printed.
     """
-    kept: list[NotebookNode] = []
-    part: list[NotebookNode] = []
-    for cell in [*cells, None]:
-        if cell is None or cell.cell_type == "markdown":
-            if part and ("optional" not in tags(part[0]) or any(code.get("outputs") for code in part)):
-                kept += part
-            part = []
-        part += [cell] if cell is not None else []
-    return kept
+    parts: list[list[NotebookNode]] = [[]]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            parts.append([])
+        parts[-1].append(cell)
+    shown = [
+        part for part in parts if part and ("optional" not in tags(part[0]) or any(c.get("outputs") for c in part))
+    ]
+    return [cell for part in shown for cell in part]
 
 
 def tags(cell: NotebookNode) -> list[str]:
-    """The tags of a cell."""
+    """Return the tags of a cell."""
     return cell.metadata.get("tags", [])
 
 
 def title(notebook: NotebookNode) -> str:
-    """The first heading of the notebook, without markup."""
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (found := re.search(r"^#+ +(.+)$", cell.source, re.MULTILINE)):
-            return _plain(found.group(1))
-    return "Notebook"
+    """Return the first heading of the notebook, without markup."""
+    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = (re.search(r"^#+ +(.+)$", text, re.MULTILINE) for text in texts)
+    return next((_plain(heading.group(1)) for heading in headings if heading), "Notebook")
 
 
-def sentence(source: str) -> str:
-    """First sentence of the last paragraph of a Markdown text: what leads up to the figure that follows it."""
+def first_sentence(source: str) -> str:
+    """Return the first sentence of the last paragraph of a Markdown text: what leads up to the figure after it."""
     text = re.sub(r"(?s)```.*?```|\$\$.*?\$\$|<[^>]+>", "", source)
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text)]
-    paragraphs = [part for part in paragraphs if part and not part.startswith("|")]
-    if not paragraphs:
-        return ""
-    first = re.split(r"(?<=[.!?:])\s", _plain(re.sub(r"(?m)^\s*(#+|[-*]|\d+\.|>)\s+", "", paragraphs[-1])))[0]
-    return first.rstrip(":")
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip() and part.strip()[0] != "|"]
+    last = re.sub(r"(?m)^\s*(#+|[-*]|\d+\.|>)\s+", "", paragraphs[-1]) if paragraphs else ""
+    return re.split(r"(?<=[.!?:])\s", _plain(last))[0].rstrip(":")
+
+
+def _plain(text: str) -> str:
+    """Return Markdown without its marks, on one line."""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"\s+", " ", re.sub(r"[*`$]|(?<!\w)_|_(?!\w)", "", text)).strip()
 
 
 def link_pages(folder: Path, reports: Path) -> None:
@@ -169,39 +204,14 @@ def link_pages(folder: Path, reports: Path) -> None:
     for name in names:
         links = [f'<a href="{up}">All experiments</a>', f'<span class="experiment">{experiment}</span>']
         for other in names:
-            number, label = Path(other).stem.split("_", 1)
             here = ' aria-current="page"' if other == name else ""
-            links.append(f'<a href="{other}"{here}>{number} {label.replace("_", " ")}</a>')
+            links.append(f'<a href="{other}"{here}>{Path(other).stem.replace("_", " ")}</a>')
         page = (folder / name).read_text(encoding="utf-8")
         linked = NAVIGATION.sub(lambda _, links=links: f'<nav class="pages">{" ".join(links)}</nav>', page, count=1)
         if linked != page:
-            replace(folder / name, linked)
+            write_atomic(folder / name, linked)
 
 
-def replace(file: Path, text: str) -> None:
-    """Write `text` so that the file is either the old one or the whole new one."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
-
-
-def when(moment: datetime) -> str:
-    """A date as a reader likes it: 22 November 2026, 15:31."""
+def format_date(moment: datetime) -> str:
+    """Write a date as a reader likes it: 22 November 2026, 15:31."""
     return f"{moment.day} {moment:%B %Y, %H:%M}"
-
-
-def _is_dead(output: NotebookNode) -> bool:
-    """Whether the output shows nothing in a file: a live widget, a script, or a line that erased itself."""
-    if output.output_type == "stream":
-        return not output.text.strip()
-    return bool(LIVE & set(output.get("data", {})))
-
-
-def _joined(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else "".join(text)
-
-
-def _plain(text: str) -> str:
-    """Markdown without its marks, on one line."""
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    return re.sub(r"\s+", " ", re.sub(r"[*`$]|(?<!\w)_|_(?!\w)", "", text)).strip()

@@ -1,7 +1,7 @@
-"""The runner: papermill executes the numbered notebooks of ``notebooks/`` in order, each becomes a page of the report.
+"""Run the workbook: papermill executes the numbered notebooks of ``notebooks/`` in order, each becomes a page.
 
 What is executed lies beside its page in ``reports/<exp_prefix>/<exp_name>/``; the originals are never touched. A
-notebook that is finished (same text, configuration, library and predecessors) is not executed again.
+notebook that is finished (same text, configuration, library, data and predecessors) is not executed again.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ class NotebookError(SslibError):
 
 
 class OwnInterpreter(AsyncKernelManager):
-    """Starts kernels with this very Python, whatever kernels named python3 the user has installed."""
+    """Start kernels with this very Python, whatever kernels named python3 the user has installed."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        # A MPLBACKEND of the calling shell would leave the pages without figures.
-        return KernelSpec(**get_kernel_dict(), env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+        # A MPLBACKEND of the calling shell would leave the pages without figures. The only thing that a kernel itself
+        # logs is that it was interrupted, after each failing cell.
+        quiet = get_kernel_dict(["--log-level=CRITICAL"])
+        return KernelSpec(**quiet, env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
 
     @default("transport_encryption")
     def _encrypt(self) -> str:
@@ -61,7 +63,7 @@ def run(
     overrides: dict[str, Any] | None = None,
     index: bool = True,
 ) -> Path:
-    """Execute the notebooks on one configuration and write their pages.
+    """Execute the notebooks on one configuration, write their pages and return the folder of the experiment.
 
     Parameters
     ----------
@@ -70,10 +72,6 @@ def run(
     force : execute finished notebooks again, and train again.
     overrides : nested mapping of literals that replace values of the file.
     index : renew ``reports/index.html`` at the end; a part of a larger run leaves that to its parent.
-
-    Returns
-    -------
-    The folder of the experiment.
 
     Raises
     ------
@@ -86,22 +84,23 @@ def run(
     root = root_for(file)  # a file outside any clone means the one we stand in
     config = load(file, overrides)
     folder = experiment_folder(config, root)
-    notebooks = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    chosen = {notebook: _parameters(notebook, file, overrides, force) for notebook in choose(notebooks, only)}
+    chosen = {path: _parameters(path, file, overrides, force) for path in _choose(root / "notebooks", only)}
     for notebook, parameters in chosen.items():  # all checks before the first second of work
-        check(notebook, parameters)
+        _check(notebook, parameters)
 
-    try:
-        for notebook, parameters in chosen.items():
+    failure = None
+    for notebook, parameters in chosen.items():
+        try:
             _step(notebook, folder, parameters, _digest(notebook, config, root, folder), config.data, force)
-            pages.link_pages(folder, root / "reports")
-    except NotebookError:  # its page is gone: nothing may lead to it
-        pages.link_pages(folder, root / "reports")
-        if index:
-            write_index(root)
-        raise
+        except NotebookError as error:
+            failure = error
+        pages.link_pages(folder, root / "reports")  # the page of a failed one is gone: nothing may lead to it
+        if failure:
+            break
     if index:
         write_index(root)
+    if failure:
+        raise failure
     return folder
 
 
@@ -135,17 +134,47 @@ def run_variants(
     return {key: folders[key] for key in variants}
 
 
-def choose(notebooks: list[Path], only: tuple[str, ...]) -> list[Path]:
-    """The notebooks whose names begin with one of the given numbers."""
-    known = [notebook.name[:2] for notebook in notebooks]
-    if not known:
-        raise NotebookError("no numbered notebooks (notebooks/01_name.ipynb): run this inside a clone of sslib")
-    if unknown := [number for number in only if number not in known]:
-        raise NotebookError(f"no notebook {', '.join(unknown)}; there are {', '.join(known)}")
-    return [notebook for notebook in notebooks if not only or notebook.name[:2] in only]
+def _run_variant(
+    path: str | Path, only: tuple[str, ...], threads: int, variant: tuple[Any, dict[str, Any]]
+) -> tuple[Path, float]:
+    """Run a variant in a process of its own; what it prints line by line would mix with that of the others."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the kernels that it starts
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        folder = run(path, only, overrides=variant[1], index=False)
+    return folder, time.perf_counter() - start
 
 
-def check(notebook: Path, parameters: dict[str, Any]) -> None:
+def write_index(root: Path) -> None:
+    """Execute ``notebooks/index.ipynb``, the list of all experiments, to ``reports/index.html``."""
+    notebook, reports = root / "notebooks" / "index.ipynb", root / "reports"
+    if notebook.exists():
+        parameters = {"reports": str(reports)}
+        _check(notebook, parameters)
+        _execute(notebook, reports / "index.ipynb", parameters, dict, show_code=False)
+
+
+def _choose(folder: Path, only: tuple[str, ...]) -> list[Path]:
+    """Return the numbered notebooks of `folder`, or those whose names begin with one of the given numbers."""
+    notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    if not notebooks:
+        raise NotebookError(f"no numbered notebooks (01_name.ipynb) in {folder}: run this inside a clone of sslib")
+    if unknown := [number for number in only if number not in notebooks]:
+        raise NotebookError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks)}")
+    return [path for number, path in notebooks.items() if not only or number in only]
+
+
+def _parameters(notebook: Path, file: Path, overrides: dict[str, Any], force: bool) -> dict[str, Any]:
+    """Return what the runner hands a notebook: literals only; a NaN would make the executed copy invalid JSON."""
+    try:
+        json.dumps(overrides, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"overrides must be plain finite values: {error}") from None
+    retrain = {"retrain": force} if notebook.stem == TRAINING else {}
+    return {"config": str(file), "overrides": overrides, **retrain}
+
+
+def _check(notebook: Path, parameters: dict[str, Any]) -> None:
     """Refuse a notebook that lacks one of the parameters (papermill only warns) or disagrees with its other half."""
     try:
         known = papermill.inspect_notebook(str(notebook))
@@ -156,22 +185,38 @@ def check(notebook: Path, parameters: dict[str, Any]) -> None:
         raise NotebookError(f"{notebook}: its parameters cell has no {', '.join(unknown)} (it has: {names})")
     script = notebook.with_suffix(".py")
     if script.exists() and _cells(jupytext.read(script)) != _cells(nbformat.read(notebook, as_version=4)):
-        raise NotebookError(
-            f"{notebook.name} and {script.name} differ: `jupytext --sync {script}` takes over the newer one"
-        )
+        advice = f"`jupytext --sync {script}` takes over the newer one"
+        raise NotebookError(f"{notebook.name} and {script.name} differ: {advice}")
 
 
-def execute(
+def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Data, force: bool) -> None:
+    """Execute one notebook unless it is finished, and say so in one line."""
+    target, lists = folder / notebook.name, _lists(data.root)
+    known = _stamp(target) if target.with_suffix(".html").exists() else {}
+    print(f"{notebook.stem} ", end="", flush=True)
+    if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
+        print("finished before, skipped", flush=True)
+        return
+
+    def stamp() -> dict[str, Any]:
+        # Notebook 01 writes lists itself: it is finished as long as they are what it left. The others only read them.
+        return {"digest": digest, "lists": _lists(data.root) if notebook.stem == PREPARATION else lists}
+
+    try:
+        seconds = _execute(notebook, target, parameters, stamp, show_code=True)
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    print(f"{seconds:.0f} s", flush=True)
+
+
+def _execute(
     notebook: Path, target: Path, parameters: dict[str, Any], stamp: Callable[[], dict[str, Any]], show_code: bool
 ) -> float:
     """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
 
     Both are written under another name first, so that nothing unfinished looks like a report. What `stamp` returns
-    when the last cell has run goes into the metadata of the executed notebook.
-
-    Returns
-    -------
-    Seconds that the execution took.
+    when the last cell has run goes into the metadata of the executed notebook. Returns the seconds of the execution.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(f".partial-{uuid4().hex[:8]}.ipynb")
@@ -185,9 +230,9 @@ def execute(
         )  # fmt: skip
         seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
         done.metadata["sslib"] = stamp() | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
-        note = f"Run on {pages.when(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
-        pages.replace(page, pages.export(done, notebook.parent, show_code, note))
-        pages.replace(target, nbformat.writes(done))
+        note = f"Run on {pages.format_date(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
+        layout.write_atomic(page, pages.export(done, notebook.parent, show_code, note))
+        layout.write_atomic(target, nbformat.writes(done))
         failed.unlink(missing_ok=True)
         return seconds
     except Exception as error:
@@ -200,57 +245,12 @@ def execute(
         partial.unlink(missing_ok=True)
 
 
-def write_index(root: Path) -> Path | None:
-    """Execute ``notebooks/index.ipynb``, the list of all experiments, to ``reports/index.html``."""
-    notebook, reports = root / "notebooks" / "index.ipynb", root / "reports"
-    if not notebook.exists():
-        return None
-    parameters = {"reports": str(reports)}
-    check(notebook, parameters)
-    execute(notebook, reports / "index.ipynb", parameters, dict, show_code=False)
-    return reports / "index.html"
-
-
-def _run_variant(
-    path: str | Path, only: tuple[str, ...], threads: int, variant: tuple[Any, dict[str, Any]]
-) -> tuple[Path, float]:
-    """One variant in a process of its own; what it prints line by line would mix with that of the others."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the kernels that it starts
-    start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()):
-        folder = run(path, only, overrides=variant[1], index=False)
-    return folder, time.perf_counter() - start
-
-
-def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Data, force: bool) -> None:
-    """Execute one notebook unless it is finished, and say so in one line."""
-    target, lists = folder / notebook.name, _lists(data.root)
-    print(f"{notebook.stem} ", end="", flush=True)
-    known = _stamp(target) if target.with_suffix(".html").exists() else {}
-    if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
-        print("finished before, skipped", flush=True)
-        return
-
-    def stamp() -> dict[str, Any]:
-        # Notebook 01 writes lists itself: it is finished as long as they are what it left. The others only read them.
-        return {"digest": digest, "lists": _lists(data.root) if notebook.stem == PREPARATION else lists}
-
-    try:
-        seconds = execute(notebook, target, parameters, stamp, show_code=True)
-    except BaseException:
-        print("failed", flush=True)
-        raise
-    print(f"{seconds:.0f} s", flush=True)
-
-
-def _parameters(notebook: Path, file: Path, overrides: dict[str, Any], force: bool) -> dict[str, Any]:
-    """What the runner hands a notebook: literals only, and no NaN, which would make the executed copy invalid JSON."""
-    try:
-        json.dumps(overrides, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"overrides must be plain finite values: {error}") from None
-    retrain = {"retrain": force} if notebook.stem == TRAINING else {}
-    return {"config": str(file), "overrides": overrides, **retrain}
+def _reason(error: Exception) -> str:
+    """Say why an execution failed, with the last lines of the traceback."""
+    if not isinstance(error, PapermillExecutionError):
+        return f"{type(error).__name__}: {error}"
+    lines = strip_color("\n".join(error.traceback)).strip().splitlines()
+    return f"cell {error.cell_index} failed with {error.ename}\n" + "\n".join(f"  {line}" for line in lines[-20:])
 
 
 def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
@@ -300,7 +300,7 @@ def _listing(folder: Path, without: Path | None = None) -> list[tuple[str, int, 
 
 
 def _stamp(file: Path) -> dict[str, Any]:
-    """What the runner wrote into an executed notebook; empty when there is none or it is a failed one."""
+    """Return what the runner wrote into an executed notebook; nothing when there is none or it is a failed one."""
     if not file.exists() or ".failed" in file.name or ".partial" in file.name:
         return {}
     try:
@@ -310,13 +310,5 @@ def _stamp(file: Path) -> dict[str, Any]:
 
 
 def _cells(notebook: nbformat.NotebookNode) -> list[list[Any]]:
-    """What makes a notebook: kind, tags and text of its cells."""
+    """Return what makes a notebook: kind, tags and text of its cells."""
     return [[cell.cell_type, pages.tags(cell), cell.source.strip()] for cell in notebook.cells]
-
-
-def _reason(error: Exception) -> str:
-    """Why an execution failed, with the last lines of the traceback."""
-    if not isinstance(error, PapermillExecutionError):
-        return f"{type(error).__name__}: {error}"
-    lines = strip_color("\n".join(error.traceback)).strip().splitlines()
-    return f"cell {error.cell_index} failed with {error.ename}\n" + "\n".join(f"  {line}" for line in lines[-20:])

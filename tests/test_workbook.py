@@ -14,7 +14,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from sslib import pages, stamps, workbook
+from sslib import stamps, workbook
 from sslib.__main__ import app, overrides
 from sslib.config import ConfigError, find, load
 from sslib.layout import Layout
@@ -388,37 +388,6 @@ def test_changes_of_the_command_line():
 def test_experiment_folder(tmp_path):
     config = load(find(make_clone(tmp_path)), {"exp_name": "tiny/variants/base"})
     assert workbook.experiment_folder(config, tmp_path) == tmp_path / "reports/tests/tiny/variants/base"
-
-
-def test_formulas():
-    assert "<mtable" in pages.mathml(r"\begin{aligned} a &= b \end{aligned}", "block")
-    assert pages.mathml(r"\nosuchcommand < x") == r'<code class="tex">\nosuchcommand &lt; x</code>'
-    assert pages.mathml(r"a_{") == '<code class="tex">a_{</code>'
-    text = pages.markdown("$$\na < b\n$$\n\n\\begin{align} a &= b \\end{align}\n\nwith $x * y * z_1$ and $p_a$")
-    assert text.count("<math") == 4 and "<em>" not in text and "$" not in text
-
-
-def test_function_names_stand_apart():
-    assert '<mi>log</mi><mspace width="0.17em"/><msub>' in pages.mathml(r"\log p_i")
-    assert "mspace" not in pages.mathml(r"\log_2 p") + pages.mathml(r"\exp(x)")
-
-
-def test_text_alternatives():
-    assert pages.sentence("# Head\n\nFirst one. Second.\n\n| a | b |\n|---|---|") == "First one."
-    assert pages.sentence("See [the *map*](x.html) of `node_1`: it is bright.") == "See the map of node_1"
-    assert pages.sentence("") == ""
-
-
-def test_optional_parts_that_show_nothing_are_left_out():
-    optional = {"tags": ["optional"]}
-    shown = nbformat.v4.new_output("display_data", {"text/plain": "a table"})
-    erased = nbformat.v4.new_output("stream", text="\n")
-    cells = [new_markdown_cell("# Title"), new_markdown_cell("empty", metadata=optional), new_code_cell("a = 1")]
-    cells += [new_markdown_cell("erased", metadata=optional), new_code_cell("b = 1", outputs=[erased])]
-    cells += [new_markdown_cell("full", metadata=optional), new_code_cell("c = 1"), new_code_cell("d", outputs=[shown])]
-    cells += [new_markdown_cell("plain"), new_code_cell("e = 1")]
-    left = [cell.source for cell in pages.tidy(new_notebook(cells=cells)).cells]
-    assert left == ["# Title", "full", "c = 1", "d", "plain", "e = 1"]
 
 
 @pytest.mark.browser
