@@ -311,7 +311,7 @@ if manifest is not None and len(ready):
     heard = [media.read_audio(layout.audio(clip_id), rate)[: 3 * rate] for clip_id in some]
     frames = [list(layout.frames(clip_id).values()) for clip_id in some]
     frames = [paths[len(paths) // 2] for paths in frames]
-    display(HTML(presentation.gallery(some, [wave / 32768 for wave in heard], rate, frames)))
+    display(presentation.players(some, [wave / 32768 for wave in heard], rate, frames))
 
 # %% [markdown] tags=["optional"]
 # ### Lists

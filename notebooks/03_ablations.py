@@ -44,6 +44,8 @@ from IPython.display import Markdown, display
 from sslib import ablations, viz, workbook
 from sslib import config as configuration
 from sslib.layout import Layout
+from sslib.names import MEASURES
+from sslib.presentation import format_interval
 
 settings = configuration.load(config, overrides)
 variants, seeds = settings.ablations.variants, settings.ablations.seeds
@@ -172,8 +174,8 @@ if runs:
     results = ablations.measured(clips, measures, settings.evaluation)
     results = results.assign(set=results["split"] + ", " + results["part"])
     cells = results.assign(
-        text=results.apply(ablations.text, axis=1),
-        measure=results["measure"].map(ablations.label),
+        text=results.apply(format_interval, axis=1, percent=True),
+        measure=results["measure"].map(MEASURES),
     )
     for name, rows in cells.groupby("set", sort=False):
         wide = rows.pivot(index="variant", columns="measure", values="text").loc[
@@ -194,7 +196,7 @@ if runs:
 # %%
 if runs:
     pointing = results[results["measure"] == "pointing"]
-    display(viz.intervals(pointing, "variant", "set", ablations.label("pointing")))
+    display(viz.intervals(pointing, "variant", "set", MEASURES["pointing"]))
     lines = []
     for name, rows in pointing.groupby("set", sort=False):
         order = rows.sort_values("value", ascending=False)
@@ -272,8 +274,8 @@ if len(variants) > 1:
 # %%
 if len(differences):
     cells = differences.assign(
-        text=differences.apply(ablations.text, axis=1, sign=True),
-        measure=differences["measure"].map(ablations.label),
+        text=differences.apply(format_interval, axis=1, sign=True, percent=True),
+        measure=differences["measure"].map(MEASURES),
     )
     wide = cells.pivot(index=["set", "variant"], columns="measure", values="text")
     others = [name for name in variants if name != base]

@@ -36,21 +36,15 @@ from IPython.display import HTML, Markdown, display
 
 from sslib import config as configuration
 from sslib import datasets, evaluation, figures_evaluation, metrics, swaps, viz
-from sslib.presentation import (
-    LEGEND,
-    Results,
-    by_method,
-    confidence_by_sound,
-    name,
-    published,
-    text,
-)
+from sslib.figures_evaluation import confidence_by_sound, save_thumbnail, values_by_method
+from sslib.presentation import LEGEND, Results, format_interval, published_results, subset_title
 from sslib.tables import read
 from sslib.truth import TestList
 
 settings = configuration.load(config, overrides)
 run = configuration.experiment_folder(settings) / "run"
 evaluation.evaluate(run, settings)
+save_thumbnail(run, settings)
 summary = json.loads((run / "summary.json").read_text())
 results, clips, maps = Results(summary), read(run / "clips.csv"), np.load(run / "maps.npz")
 if summary["data"]["generated"]:
@@ -101,7 +95,7 @@ display(
     Markdown(
         f"{'; '.join(there)}. "
         + "Results on a part of a list do not compare with others. " * partial
-        + f"Figures of a single set show **{name(first, part)}**, the largest part of the first "
+        + f"Figures of a single set show **{subset_title(first, part)}**, the largest part of the first "
         "list."
     ),
 )
@@ -142,7 +136,7 @@ if "miou" not in set(results.of("masks")["measure"]):
 gains = results.differences.assign(set=lambda rows: rows["split"] + ", " + rows["part"])
 gains = gains[(gains["protocol"] == "masks") & (gains["measure"] == "pointing")]
 lines = [
-    f"- {row['set']}: the right sound instead of another adds {text(row, sign=True)}: "
+    f"- {row['set']}: the right sound instead of another adds {format_interval(row, sign=True)}: "
     + ("the map follows the sound." if row["low"] > 0 else "no effect of the sound is shown.")
     for row in gains[gains["control"] == "model, shuffled sounds"].to_dict("records")
 ]
@@ -161,7 +155,7 @@ here = clips[(clips["split"] == first) & (clips["part"] == part)]
 mine = here[(here["map"] == "similarity") & (here["sound"] == "own") & here["source"]]
 mine = mine.set_index("clip_id", drop=False).astype({"class": object}).fillna({"class": ""})
 cuts = {"median": "ciou", "universal": "ciou_fixed", "adaptive": "ciou_adaptive"}
-curves = {f"{cut} threshold": by_method(here, column) for cut, column in cuts.items()}
+curves = {f"{cut} threshold": values_by_method(here, column) for cut, column in cuts.items()}
 curves = {cut: values for cut, values in curves.items() if "model" in values}
 lines = [
     f"- {cut}: {np.mean(of['model'] >= 0.5):.0%} of the clips reach one half, of the "
@@ -201,7 +195,7 @@ area = area[area["method"].isin(["model", "model, shuffled sounds", "centre squa
 area = area.assign(group=area["part"] + " (" + area["clips"].astype(str) + ")")
 found = area[area["method"] == "model"].to_dict("records")
 if found:
-    sizes = [f"{row['part']} {text(row)}" for row in found]
+    sizes = [f"{row['part']} {format_interval(row)}" for row in found]
     display(
         viz.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold"),
         Markdown(f"The model's success by size of the object: {'; '.join(sizes)}."),
@@ -321,7 +315,7 @@ else:
         figures_evaluation.movement(this, other),
         Markdown(
             f"In {len(pairs.ids)} clips the right one of two sounds raises the overlap with its "
-            f"object by {text(gain._asdict(), sign=True)}; it is higher in "
+            f"object by {format_interval(gain._asdict(), sign=True)}; it is higher in "
             f"{np.mean(this > other):.0%} of the clips and lower in {np.mean(this < other):.0%}."
         ),
     )
@@ -413,7 +407,7 @@ else:
 # %%
 classes = results.of("class").query("method == 'model' and measure == 'pointing'")
 classes = classes[classes["split"] == first].sort_values("value")
-chance = np.mean(by_method(here, "pointing")["whole image"])
+chance = np.mean(values_by_method(here, "pointing")["whole image"])
 several = classes[classes["clusters"] > 1]
 if classes.empty:
     display(Markdown("The clips of this list have no classes, or a single one."))
@@ -440,7 +434,9 @@ if "vggss" in summary["present"]:
     value = rows.groupby("measure")["value"].mean() * 100
     ours = ("this run", f"{value['success']:.2f}", f"{value['auc']:.2f}")
     ours += (f"{summary['present']['vggss']['present']}; trained on {settings.data.train}",)
-    table = pd.concat([published(), pd.DataFrame([ours], columns=published().columns)])
+    table = pd.concat(
+        [published_results(), pd.DataFrame([ours], columns=published_results().columns)]
+    )
     display(table.style.hide(axis="index"))
 else:
     display(Markdown("Published numbers are on VGG-SS, which is not among these lists."))

@@ -82,11 +82,13 @@ def evaluate(
 
 
 def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
-    from sslib import checkpoint, evaluation
+    from sslib import checkpoint, evaluation, figures_evaluation
 
     values = checkpoint.load_checkpoint(path)["config"]
     settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
-    typer.echo(evaluation.evaluate(path.parent, settings))
+    summary = evaluation.evaluate(path.parent, settings)
+    figures_evaluation.save_thumbnail(path.parent, settings)
+    typer.echo(summary)
 
 
 def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes: list[str]) -> None:
@@ -94,24 +96,24 @@ def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes
         raise ConfigError(f"{path}: maps need --config CONFIG, which says where their test data lie")
     import json
 
-    from sslib import foreign, tables
+    from sslib import foreign, presentation
 
     settings = load(config, overrides(changes))
     folder = out or path.with_name(f"{path.stem}-evaluation")
     summary, present = foreign.evaluate(path, settings, name or settings.data.tests[0], folder)
-    rows = json.loads(summary.read_text(encoding="utf-8"))["tables"]
-    typer.echo(f"{present}\n\n{tables.as_text([row for row in rows if row['protocol'] != 'class'])}\n\n{summary}")
+    rows = [row for row in json.loads(summary.read_text(encoding="utf-8"))["tables"] if row["protocol"] != "class"]
+    typer.echo(f"{present}\n\n{presentation.tables_text(rows)}\n\n{summary}")
 
 
 def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
-    from sslib import comparison
+    from sslib import comparison, presentation
 
     changed = overrides(changes)
     if unused := sorted(set(changed) - {"evaluation"}):
         raise ConfigError(f"--compare: nothing but evaluation.* has a meaning here, not {', '.join(unused)}")
     names = {"exp_prefix": "comparison", "exp_name": "comparison"}
     table = comparison.compare(paths, resolve(names | changed, Path.cwd(), "--set").evaluation)
-    typer.echo(comparison.as_text(table))
+    typer.echo(presentation.comparison_text(table))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         table.to_csv(out / "comparison.csv", index=False)

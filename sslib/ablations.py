@@ -15,7 +15,7 @@ from scipy import stats
 
 from sslib import metrics, tables
 from sslib.config import Evaluation, InputError
-from sslib.names import MEASURES, METHODS
+from sslib.names import METHODS
 
 PLACE = ["split", "part"]
 
@@ -89,16 +89,6 @@ def verdict(low: float, high: float, seeds: Sequence[float], confidence: float =
     if abs(np.mean(seeds)) <= spread:
         return f"inconclusive: {direction} on these recordings, but the {len(seeds)} seeds differ too much"
     return f"{direction} at this budget, in {len(seeds)} seeds"
-
-
-def text(row: pd.Series | dict, sign: bool = False) -> str:
-    """A share with its interval in percent: ``61.2 [55.0, 67.1]``."""
-    return tables.percent(row, sign)
-
-
-def label(measure: str) -> str:
-    """How figures and tables call a measure."""
-    return MEASURES[measure]
 
 
 def _interval(values: pd.Series, evaluation: Evaluation) -> dict[str, float]:

@@ -155,21 +155,3 @@ def _gain(
     if pairs == 1:
         said += " (single seed)"
     return {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "gain_seeds": pairs, "said": said}
-
-
-def as_text(table: pd.DataFrame) -> str:
-    """The comparison as tables of plain text (Markdown), percent with intervals, gains in points below."""
-    base = table["run"].iloc[0]
-    texts = [f"Compared with {base}, clip by clip. In brackets: intervals over recordings (and seeds)."]
-    for (protocol, split, part), rows in table.groupby(["protocol", "split", "part"], sort=False):
-        wide: dict[str, dict[str, str]] = {}
-        for row in rows.to_dict("records"):
-            line = wide.setdefault(PROTOCOLS[protocol][row["measure"]], {})
-            line[f"{row['run']} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"] = tables.percent(row)
-            if isinstance(row.get("said"), str):
-                gain = {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
-                line[f"gain of {row['run']}"] = f"{tables.percent(gain, sign=True)} {row['said']}"
-        frame = pd.DataFrame.from_dict(wide, orient="index").fillna("")
-        clips = f"{rows['clips'].max()} of {rows['all_clips'].max()} clips are in all runs"
-        texts.append(f"{protocol}: {split}, {part} ({clips})\n\n{tables.markdown(frame)}")
-    return "\n\n".join(texts)

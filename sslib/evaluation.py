@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
-from sslib import checkpoint, datasets, names, negatives, tables, viz
+from sslib import checkpoint, datasets, names, negatives, tables
 from sslib.config import Config, portable
 from sslib.measures import measure
 from sslib.model import SoundLocalizer
-from sslib.names import CONTROLS, MEASURES, METHODS, MODEL, PROTOCOLS
+from sslib.names import CONTROLS, MEASURES, METHODS, PROTOCOLS
 from sslib.prediction import predict
 from sslib.tables import verdict
 from sslib.truth import TestList
@@ -70,7 +69,6 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
         maps |= {f"{split}/{name}": array for name, array in arrays.items()} | {f"{split}/ids": np.array(dataset.ids)}
         present[split] = {"present": dataset.present, "missing": dataset.missing}
     np.savez_compressed(run / "maps.npz", **maps)
-    thumbnail(config, maps).savefig(run / "thumbnail.png", dpi=100)
     history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
     about = describe(config) | {"training": training(config, history), "present": present, "threshold": threshold}
     return write(run, pd.concat(clips, ignore_index=True), config, about)
@@ -158,41 +156,10 @@ def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, An
     """Write ``clips.csv`` and, in one step and last, ``summary.json`` with its tables; the path of the latter."""
     (folder / "summary.json").unlink(missing_ok=True)
     clips.to_csv(folder / "clips.csv", index=False)
-    found = tables.summarize(clips, config.evaluation, config.seed)
-    summary = found | {"headline": headline(found["tables"], found["differences"])} | about
-    summary["config"] = portable(config)
+    summary = tables.summarize(clips, config.evaluation, config.seed) | about | {"config": portable(config)}
     partial = folder / "summary.json.tmp"
     partial.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return partial.replace(folder / "summary.json")
-
-
-def thumbnail(config: Config, maps: dict[str, np.ndarray], columns: int = 6) -> Figure:
-    """The first clips of the first test list and their maps: the picture of an experiment, not chosen by result."""
-    split = config.data.tests[0]
-    dataset = datasets.open_dataset(config, split, annotated=True)
-    rows = range(min(columns, len(dataset)))
-    clips = [dataset[row] for row in rows]
-    return viz.localization(
-        [clip["image"].numpy() for clip in clips],
-        {"map": [maps[f"{split}/similarity"][row] for row in rows]},
-        [clip["boxes"].numpy() for clip in clips],
-        [clip["mask"] for clip in clips],
-        [f"♪ {clip['annotation'].get('class', '')}".replace("_", " ") for clip in clips],
-    )
-
-
-def headline(rows: list[dict], differences: list[dict]) -> list[dict[str, Any]]:
-    """The few numbers that stand for a run in the list of experiments."""
-    lines = []
-    for row in rows:
-        whole = (row["protocol"], row["measure"]) in {("masks", "pointing"), ("localization", "success")}
-        if row["method"] == MODEL and whole:
-            lines.append({"label": f"{MEASURES[row['measure']]}: {row['split']}, {row['part']}"} | row)
-    for row in differences:
-        gained = (row["protocol"], row["control"], row["measure"])
-        if gained == ("masks", METHODS["similarity", "shuffled"], "pointing"):
-            lines.append({"label": f"pointing gained by the right sound: {row['split']}, {row['part']}"} | row)
-    return [{key: line[key] for key in ("label", "value", "low", "high", "clips")} for line in lines]
 
 
 def describe(config: Config) -> dict[str, Any]:

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sslib.datasets import AVDataset
+from sslib.config import Config
+from sslib.datasets import AVDataset, open_dataset
+from sslib.names import METHODS
 from sslib.viz import COLOURS, grid, legend_below, localization
 
 GREY = "0.55"
+UNSEEN = "no source by annotation"
 LINES = [*COLOURS[:6], "0.45", "black"]  # the colours of a table's methods, in its order: the bound is black
+
+
+def values_by_method(clips: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
+    """Return the values of a column of ``clips.csv`` for each method that has any; negative sounds are methods too."""
+    methods = [METHODS[key] for key in zip(clips["map"], clips["sound"], strict=True)]
+    groups = clips[column].dropna().groupby(pd.Series(methods, clips.index), sort=False)
+    return {method: values.to_numpy() for method, values in groups}
+
+
+def confidence_by_sound(clips: pd.DataFrame, sounds: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Return the confidence of the model's maps for each of `sounds` (name in ``clips.csv`` -> label) that was played.
+
+    Clips without a source by annotation have a label of their own, ``UNSEEN``.
+    """
+    model = clips[clips["map"] == "similarity"]
+    labels = model["sound"].map(sounds).where((model["sound"] != "own") | model["source"], UNSEEN)
+    rows = {label: model.loc[labels == label, "confidence"].dropna() for label in (*sounds.values(), UNSEEN)}
+    return {label: values.to_numpy() for label, values in rows.items() if len(values)}
 
 
 class Gallery:
@@ -54,11 +76,18 @@ class Gallery:
         )
 
 
-def thumbnail(data: AVDataset, maps: Mapping[str, np.ndarray], columns: int = 6) -> Figure:
-    """Draw the first clips of a test list and their maps: the picture of an experiment, not chosen by result."""
+def save_thumbnail(run: Path, config: Config, columns: int = 6) -> Figure:
+    """Draw the first clips of the first test list and their maps into ``thumbnail.png``, the picture of an experiment.
+
+    They are not chosen by result. `run` holds ``maps.npz``; `config` says where the test data lie.
+    """
+    data = open_dataset(config, config.data.tests[0], annotated=True)
     ids = data.ids[:columns]
     titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in ids]
-    return Gallery(data, maps).show(ids, titles, {"similarity": "map"})
+    with np.load(run / "maps.npz") as maps:
+        figure = Gallery(data, maps).show(ids, titles, {"similarity": "map"})
+    figure.savefig(run / "thumbnail.png", dpi=100)
+    return figure
 
 
 def threshold_curves(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str, at: float | None = None) -> Figure:

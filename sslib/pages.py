@@ -7,14 +7,18 @@ progress bars shrink to their last line, and a list of contents leads to the hea
 
 from __future__ import annotations
 
+import base64
 import copy
 import html
+import json
 import os
 import re
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from IPython.display import HTML
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -23,6 +27,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config as Traits
 
 from sslib.layout import write_atomic
+from sslib.presentation import HTML_TEMPLATES, format_date, headline
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -212,6 +217,34 @@ def link_pages(folder: Path, reports: Path) -> None:
             write_atomic(folder / name, linked)
 
 
-def format_date(moment: datetime) -> str:
-    """Write a date as a reader likes it: 22 November 2026, 15:31."""
-    return f"{moment.day} {moment:%B %Y, %H:%M}"
+def experiments(reports: Path) -> HTML:
+    """Return all experiments under `reports` as HTML, the latest first; the numbers are those of ``summary.json``."""
+    cards = [_card(folder, reports) for folder in sorted(reports.glob("*/*")) if _is_experiment(folder)]
+    cards.sort(key=lambda card: card["changed"], reverse=True)
+    return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(cards=cards))
+
+
+def _is_experiment(folder: Path) -> bool:
+    return (folder / "run").is_dir() or any(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def _card(folder: Path, reports: Path) -> dict[str, Any]:
+    """Return what is known about one experiment; `summary` is empty while it is unfinished."""
+    file, thumbnail = folder / "run" / "summary.json", folder / "run" / "thumbnail.png"
+    summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    changed = (file if file.exists() else folder).stat().st_mtime
+    pages = [(page.stem, page) for page in sorted(folder.glob("[0-9][0-9]_*.html"))]
+    pages += [
+        (f"{page.name.split('.')[0]} (failed)", page) for page in sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))
+    ]
+    variants = {inner.name: sorted(inner.glob("[0-9][0-9]_*.html")) for inner in sorted(folder.glob("variants/*"))}
+    return {
+        "name": folder.relative_to(reports).as_posix(),
+        "changed": changed,
+        "date": format_date(datetime.fromtimestamp(changed)),
+        "summary": summary,
+        "headline": [(label, *interval.split(" ", 1)) for label, interval in headline(summary)],
+        "thumbnail": base64.b64encode(thumbnail.read_bytes()).decode() if thumbnail.exists() else "",
+        "pages": [(label.replace("_", " "), page.relative_to(reports).as_posix()) for label, page in pages],
+        "variants": [(name, found[-1].relative_to(reports).as_posix()) for name, found in variants.items() if found],
+    }

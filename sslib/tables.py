@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from sslib import results
 from sslib.config import Evaluation
-from sslib.names import LOWER_IS_BETTER, MEASURES, PROTOCOLS
+from sslib.names import LOWER_IS_BETTER, PROTOCOLS
 from sslib.results import Row
 
 
@@ -103,43 +102,3 @@ def verdicts(tables: list[Row], differences: list[Row]) -> Iterator[Row]:
         place = dict(zip(("protocol", "split", "part", "measure"), key, strict=True))
         if said := verdict(*group, **place):
             yield place | said._asdict()
-
-
-def as_text(rows: list[Row], columns: str = "method") -> str:
-    """Tables as plain text that is Markdown too: one for each protocol and part, percent with intervals.
-
-    Parameters
-    ----------
-    columns : what a row of a table is called by: ``method``, or ``run`` of a comparison.
-    """
-    texts = []
-    frame = pd.DataFrame(rows)
-    if frame.empty:
-        return "nothing was measured"
-    frame["text"] = [percent(row) for row in rows]
-    frame["label"] = frame["measure"].map(MEASURES)
-    for (protocol, split, part), group in frame.groupby(["protocol", "split", "part"], sort=False):
-        wide = group.pivot(index="label", columns=columns, values="text")
-        wide = wide.reindex(group["label"].unique())[group[columns].unique()].fillna("")
-        count = f"{group['clips'].max()} {'scenes' if protocol == 'interaction' else 'clips'}"
-        texts.append(f"{protocol}: {split}, {part} ({count})\n\n{markdown(wide)}")
-    return "\n\n".join(texts)
-
-
-def percent(row: Row, sign: bool = False) -> str:
-    """A share with its interval in percent: ``61.2 [55.0, 67.1]``."""
-    if not np.isfinite(row["value"]):
-        return "–"
-    form = "+.1f" if sign else ".1f"
-    return f"{100 * row['value']:{form}} [{100 * row['low']:{form}}, {100 * row['high']:{form}}]".replace("-", "−")
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table of strings in columns of equal width."""
-    lines = [
-        ["", *map(str, table.columns)],
-        *([str(name), *row] for name, row in zip(table.index, table.to_numpy(), strict=True)),
-    ]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -33,6 +33,7 @@ from traitlets import default
 import sslib
 from sslib import layout, pages, parallel, stamps
 from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, root_for
+from sslib.presentation import format_date
 
 PREPARATION, TRAINING = "01_data_preparation", "02_training"
 
@@ -230,7 +231,7 @@ def _execute(
         )  # fmt: skip
         seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
         done.metadata["sslib"] = stamp() | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
-        note = f"Run on {pages.format_date(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
+        note = f"Run on {format_date(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
         layout.write_atomic(page, pages.export(done, notebook.parent, show_code, note))
         layout.write_atomic(target, nbformat.writes(done))
         failed.unlink(missing_ok=True)

@@ -1,6 +1,4 @@
-"""Figures and sentences of the evaluation: what is drawn and said is what the numbers are."""
-
-import re
+"""Figures: what is drawn is what the numbers are."""
 
 import numpy as np
 import pandas as pd
@@ -8,7 +6,7 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from sslib import figures_evaluation, presentation, swaps, viz
+from sslib import figures_evaluation, swaps, viz
 from sslib.layout import Layout
 from sslib.truth import TestList
 
@@ -166,73 +164,6 @@ def test_gallery_shows_the_kinds_that_there_are(clips):
     assert figure.axes[0].images[0].get_array().max() == 3
 
 
-# Tables and sentences ---------------------------------------------------------------------
-
-
-def row(method, measure, value, protocol="detection", clusters=9):
-    place = {"protocol": protocol, "split": "test", "part": "all", "measure": measure, "clips": 20}
-    return place | {"method": method, "value": value, "low": value - 0.05, "high": value + 0.05, "clusters": clusters}
-
-
-def said(measure, control, value, low, high):
-    place = {"protocol": "detection", "split": "test", "part": "all", "measure": measure}
-    return place | {
-        "control": control, "control_value": 0.3, "value": value, "low": low, "high": high, "clear": low > 0,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def summary():
-    measures = {"ap": 0.5, "max_f1": 0.3, "loc_acc": 0.1}
-    tables = [row("model", name, value) for name, value in measures.items()]
-    tables += [row("centre <square>", name, 0.3) for name in measures]
-    verdicts = [
-        said("ap", "centre <square>", 0.2, 0.1, 0.3),
-        said("max_f1", "centre <square>", 0.0, -0.1, 0.1),
-        said("loc_acc", "centre <square>", -0.2, -0.3, -0.1),
-    ]
-    return {"tables": tables, "differences": [], "verdicts": verdicts}
-
-
-def test_text_of_a_value():
-    assert presentation.text({"value": 0.5954, "low": 0.546, "high": 0.6472}) == "0.595 [0.546, 0.647]"
-    assert presentation.text({"value": 0.1, "low": -0.02, "high": 0.22}, sign=True) == "+0.100 [−0.020, +0.220]"
-    assert presentation.text({"value": np.nan, "low": np.nan, "high": np.nan}) == "–"
-    assert presentation.text({"value": 0.5, "low": 0.5, "high": 0.5, "clusters": 1}) == "0.500 [one recording]"
-
-
-def test_a_table_marks_what_its_controls_allow(summary):
-    table = presentation.Results(summary).table("detection")
-    cells = re.findall(r"<td[^>]*>(.*?)<br>", table)
-    assert cells == ["<b>0.500</b>", "0.300†", "0.100‡", "0.300", "0.300", "0.300"]
-    assert "centre &lt;square&gt;" in table and "test: n = 20, 9 recordings" in table
-    assert "[0.450, 0.550]" in table
-
-
-def test_a_reading_says_it_in_words(summary):
-    reading = presentation.Results(summary).reading("detection", "ap")
-    assert reading == (
-        "- **test**: AP 0.500 [0.450, 0.550], better than its best control (centre <square>, 0.300; difference "
-        "+0.200 [+0.100, +0.300]). Its other measures against their own best controls: 1 not distinguishable (max-F1), "
-        "1 worse (LocAcc)."
-    )
-    assert presentation.Results(summary).of("retrieval").empty
-
-
-def test_one_recording_allows_no_verdict(summary):
-    summary["tables"] = [one | {"clusters": 1} for one in summary["tables"]]
-    results = presentation.Results(summary)
-    assert "<b>" not in results.table("detection") and "†" not in results.table("detection")
-    assert "control" not in results.reading("detection", "ap")
-
-
-def test_wide_protocols_become_two_tables():
-    names = list(presentation.PROTOCOLS["retrieval"])
-    rows = [row("model", name, 0.1, "retrieval") for name in names]
-    table = presentation.Results({"tables": rows, "differences": [], "verdicts": []}).table("retrieval")
-    assert table.count("<table") == 2 and table.count("<td") == len(names)
-
-
 def test_confidence_by_sound_and_by_method():
     clips = pd.DataFrame(
         [
@@ -242,16 +173,9 @@ def test_confidence_by_sound_and_by_method():
         columns=["map", "sound", "source", "confidence", "ciou"],
     )  # fmt: skip
     sounds = {"own": "own sound", "noise": "noise", "silence": "silence"}
-    found = presentation.confidence_by_sound(clips, sounds)
+    found = figures_evaluation.confidence_by_sound(clips, sounds)
     assert {label: values.tolist() for label, values in found.items()} == {
-        "own sound": [0.9], "noise": [0.1], presentation.UNSEEN: [0.4],
+        "own sound": [0.9], "noise": [0.1], figures_evaluation.UNSEEN: [0.4],
     }  # fmt: skip
-    methods = presentation.by_method(clips, "ciou")
+    methods = figures_evaluation.values_by_method(clips, "ciou")
     assert {method: values.tolist() for method, values in methods.items()} == {"model": [0.5], "centre square": [0.2]}
-
-
-def test_what_is_not_known_of_published_results_stays_empty():
-    table = presentation.published().set_index("method")
-    paper = table.loc["the paper implemented here (Zhou et al. 2023)"]
-    assert (paper[["success at 0.5, %", "AUC, %"]] == "").all()
-    assert table.loc["LVS (Chen et al. 2021)"].tolist()[:2] == ["30.30", "36.40"]

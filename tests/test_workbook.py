@@ -100,7 +100,9 @@ def finished(tmp_path_factory):
         _03_ablations=notebook(third),
         index=nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4),
     )
-    summary = {"data": {"name": "stamps", "generated": True}, "headline": [{"label": "pointing <", "value": 0.63}]}
+    row = {"protocol": "masks", "split": "test <", "part": "all", "method": "model", "measure": "pointing"}
+    row |= {"value": 0.63, "low": 0.6, "high": 0.7, "clips": 9, "clusters": 9}
+    summary = {"data": {"name": "stamps", "generated": True}, "tables": [row]}
     run = folder / "reports" / "tests" / "tiny" / "run"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps(summary))
@@ -176,7 +178,7 @@ def test_index_lists_experiments(finished):
     assert not soup.find_all("div", class_="source")
     card = soup.find("section", class_="experiment-card")
     assert card.find("h2").text == "tests/tiny"
-    assert "pointing <" in card.text and "0.63" in card.text and "generated clips" in card.text
+    assert "pointing accuracy: test <" in card.text and "0.630" in card.text and "generated clips" in card.text
     links = {link["href"] for link in card.find_all("a")}
     assert {"tests/tiny/01_data_preparation.html", "tests/tiny/variants/base/02_training.html"} <= links
 

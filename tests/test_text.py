@@ -1,0 +1,237 @@
+"""Sentences and tables: what is said is what the numbers allow, worked out by hand."""
+
+import json
+import re
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from sslib import pages
+from sslib import presentation as text
+
+
+def row(method, measure, value, protocol="detection", clusters=9):
+    place = {"protocol": protocol, "split": "test", "part": "all", "measure": measure, "clips": 20}
+    return place | {"method": method, "value": value, "low": value - 0.05, "high": value + 0.05, "clusters": clusters}
+
+
+def said(measure, control, value, low, high):
+    place = {"protocol": "detection", "split": "test", "part": "all", "measure": measure}
+    return place | {
+        "control": control, "control_value": 0.3, "value": value, "low": low, "high": high, "clear": low > 0,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def summary():
+    measures = {"ap": 0.5, "max_f1": 0.3, "loc_acc": 0.1}
+    tables = [row("model", name, value) for name, value in measures.items()]
+    tables += [row("centre <square>", name, 0.3) for name in measures]
+    verdicts = [
+        said("ap", "centre <square>", 0.2, 0.1, 0.3),
+        said("max_f1", "centre <square>", 0.0, -0.1, 0.1),
+        said("loc_acc", "centre <square>", -0.2, -0.3, -0.1),
+    ]
+    return {"tables": tables, "differences": [], "verdicts": verdicts}
+
+
+def test_values_with_their_intervals():
+    assert text.format_interval({"value": 0.5954, "low": 0.546, "high": 0.6472}) == "0.595 [0.546, 0.647]"
+    assert text.format_interval({"value": 0.1, "low": -0.02, "high": 0.22}, sign=True) == "+0.100 [−0.020, +0.220]"
+    assert text.format_interval({"value": np.nan, "low": np.nan, "high": np.nan}) == "–"
+    assert text.format_interval({"value": 0.5, "low": 0.5, "high": 0.5, "clusters": 1}) == "0.500 [one recording]"
+    row = {"value": 0.612, "low": -0.0501, "high": 0.7}
+    assert text.format_interval(row, percent=True) == "61.2 [−5.0, 70.0]"
+    assert text.format_interval(row, percent=True, sign=True) == "+61.2 [−5.0, +70.0]"
+
+
+def test_a_table_marks_what_its_controls_allow(summary):
+    table = text.Results(summary).table("detection")
+    cells = re.findall(r"<td[^>]*>(.*?)<br>", table)
+    assert cells == ["<b>0.500</b>", "0.300†", "0.100‡", "0.300", "0.300", "0.300"]
+    assert "centre &lt;square&gt;" in table and "test: n = 20, 9 recordings" in table
+    assert "[0.450, 0.550]" in table
+
+
+def test_a_reading_says_it_in_words(summary):
+    reading = text.Results(summary).reading("detection", "ap")
+    assert reading == (
+        "- **test**: AP 0.500 [0.450, 0.550], better than its best control (centre <square>, 0.300; difference "
+        "+0.200 [+0.100, +0.300]). Its other measures against their own best controls: 1 not distinguishable (max-F1), "
+        "1 worse (LocAcc)."
+    )
+    assert text.Results(summary).of("retrieval").empty
+
+
+def test_one_recording_allows_no_verdict(summary):
+    summary["tables"] = [one | {"clusters": 1} for one in summary["tables"]]
+    results = text.Results(summary)
+    assert "<b>" not in results.table("detection") and "†" not in results.table("detection")
+    assert "control" not in results.reading("detection", "ap")
+
+
+def test_wide_protocols_become_two_tables():
+    names = list(text.PROTOCOLS["retrieval"])
+    rows = [row("model", name, 0.1, "retrieval") for name in names]
+    table = text.Results({"tables": rows, "differences": [], "verdicts": []}).table("retrieval")
+    assert table.count("<table") == 2 and table.count("<td") == len(names)
+
+
+def test_what_is_not_known_of_published_results_stays_empty():
+    table = text.published_results().set_index("method")
+    paper = table.loc["the paper implemented here (Zhou et al. 2023)"]
+    assert (paper[["success at 0.5, %", "AUC, %"]] == "").all()
+    assert table.loc["LVS (Chen et al. 2021)"].tolist()[:2] == ["30.30", "36.40"]
+
+
+def test_absent_protocols_say_why(summary):
+    results = text.Results(summary)
+    assert results.report("retrieval", "r1_image_to_sound", "There are none.") == ("There are none.",)
+    table, reading = results.report("detection", "ap", "")
+    assert table.data == results.table("detection") and reading == results.reading("detection", "ap")
+
+
+def test_show_leaves_out_what_is_empty(capsys):
+    text.show(None, "", "said")
+    assert capsys.readouterr().out.strip() == "<IPython.core.display.Markdown object>"
+
+
+def test_dates_and_titles():
+    assert text.format_date(datetime(2026, 11, 2, 5, 7)) == "2 November 2026, 05:07"
+    assert text.subset_title("test", "all") == "test" and text.subset_title("test", "pairs") == "test, pairs"
+
+
+def test_tables_as_text():
+    rows = [row("model", "ap", 0.5), row("noise", "ap", 0.25), row("model", "max_f1", 0.1)]
+    assert text.tables_text(rows).splitlines() == [
+        "detection: test, all (20 clips)",
+        "",
+        "|        | model             | noise             |",
+        "| ------ | ----------------- | ----------------- |",
+        "| AP     | 50.0 [45.0, 55.0] | 25.0 [20.0, 30.0] |",
+        "| max-F1 | 10.0 [5.0, 15.0]  |                   |",
+    ]
+    assert text.tables_text([]) == "nothing was measured"
+
+
+def test_headline_numbers():
+    tables = [row("model", "pointing", 0.5, "masks"), row("noise", "pointing", 0.5, "masks"), row("model", "ap", 0.5)]
+    gains = [row("", "pointing", 0.1, "masks") | {"control": text.SHUFFLED}]
+    assert text.headline({"tables": tables, "differences": gains}) == [
+        ("pointing accuracy: test, all", "0.500 [0.450, 0.550]"),
+        ("pointing gained by the right sound: test, all", "0.100 [0.050, 0.150]"),
+    ]
+
+
+def test_experiments_are_cards(tmp_path):
+    assert "No experiment yet" in pages.experiments(tmp_path).data
+    run = tmp_path / "a" / "<b>" / "run"
+    run.mkdir(parents=True)
+    data = {"name": "stamps", "generated": True}
+    summary = {
+        "tables": [row("model", "pointing", 0.5, "masks")],
+        "data": data,
+        "training": {"epochs": 3, "seconds": 90},
+    }
+    (run / "summary.json").write_text(json.dumps(summary))
+    for name in ("01_data.html", "02_training.failed.ipynb", "variants/v/04_evaluation.html"):
+        (run.parent / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.parent / name).touch()
+    card = BeautifulSoup(pages.experiments(tmp_path).data, "html.parser").section
+    assert card.h2.text == "a/<b>" and "no picture yet" in card.text
+    assert [cell.text for cell in card.find_all("td")] == ["pointing accuracy: test, all", "0.500", "[0.450, 0.550]"]
+    assert "data: stamps · 3 epochs · trained in 1.5 min · generated clips" in card.text
+    assert [(link.text, link["href"]) for link in card.find_all("a")] == [
+        ("01 data", "a/<b>/01_data.html"),
+        ("02 training (failed)", "a/<b>/02_training.failed.ipynb"),
+        ("v", "a/<b>/variants/v/04_evaluation.html"),
+    ]
+
+
+def test_players(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"jpeg")
+    found = BeautifulSoup(text.players(["<x>", "y"], [np.zeros(8)] * 2, 8000, [tmp_path / "a.jpg"]).data, "html.parser")
+    assert [caption.text for caption in found.find_all("figcaption")] == ["<x>", "y"]
+    assert len(found.find_all("audio")) == 2
+    assert [(image["alt"], image["src"]) for image in found.find_all("img")] == [
+        ("<x>", "data:image/jpeg;base64,anBlZw==")
+    ]
+
+
+def test_rejected_files():
+    reasons = pd.Series(["too long (70 s)", "too long (80 s)", "no sound track"])
+    said = text.rejected_files(reasons, shown=2)
+    assert said == (
+        "The most frequent reason, “too long”, holds for 2 of 3 files; 1 more are in `manifest.csv`. A file that is "
+        "mended or renamed is taken up by the next run."
+    )
+    assert "more are in" not in text.rejected_files(reasons, shown=3)
+
+
+def test_made_lists():
+    said = text.made_lists(["train", "val", "test"], made=True, share=0.1, unlisted=1234)
+    assert said.startswith("There were none: 10% of the videos each for `val`, `test`, the rest for `train`,")
+    assert said.endswith("write `splits/train.txt` and the others. 1,234 ready clips are in no list.")
+    assert text.made_lists(["train", "val"], False, 0.1, 0).startswith("Those that are there are used. Without them: ")
+
+
+def test_presence_names_what_is_missing():
+    clips = pd.DataFrame({"split": ["train"] * 4 + ["test"] * 6, "clip_id": list("abcdefghij"), "number": [1, 2] * 5})
+    assert text.presence(clips, set("abcdefghij"), "train") == (
+        "The lists name 10 clips: 10 of 10 present. 50% of those for training show several objects."
+    )
+    assert text.presence(clips, set("bcd"), "train").splitlines()[1:] == [
+        "- 1 of `train` are missing: `a`",
+        "- 6 of `test` are missing: `e`, `f`, `g`, `h`, `i` …",
+    ]
+
+
+def test_area_gap():
+    quantiles = pd.DataFrame({"train": [0.1, 0.5], "test": [0.2, 0.4], "VGG-SS": [0.15, 0.6]}, index=[0.25, 0.75])
+    areas = {"train": np.array([0.1, 0.3]), "test": np.array([0.2, 0.24])}
+    said = text.area_gap(quantiles, areas)
+    assert said.startswith("The 75% quantile of `test` lies furthest from that of VGG-SS, by −0.20. Boxes below")
+    assert "are 50% of `train`, 100% of `test`." in said
+
+
+@pytest.mark.parametrize(("low", "verdict"), [(-0.1, "no sign that either"), (0.01, "**one betrays the sounding")])
+def test_sounding_ranks(low, verdict):
+    table = pd.DataFrame(
+        [("by area", 0.02, low, 0.1), ("by order", -0.01, -0.1, 0.1)], columns=["rank", "value", "low", "high"]
+    )
+    said = text.sounding_ranks(table, 200)
+    assert (
+        said.startswith("In 200 scenes: by area +0.02 [")
+        and verdict in said
+        and "by order −0.01 [−0.10, +0.10]" in said
+    )
+
+
+@pytest.mark.parametrize(("last", "words"), [(1.02, "it had not begun to rise"), (1.03, "it rises again")])
+def test_overfitting(last, words):
+    history = pd.DataFrame({"epoch": [1, 2, 3], "val_loss": [2.0, 1.0, last]})
+    said = text.overfitting(history)
+    assert said.startswith(f"The validation loss was lowest in epoch 2 of 3 (1.000; {last:.3f} at the end): {words}")
+
+
+def test_what_comparisons_settle():
+    open_ = {"variant": "both", "set": "test, pairs", "verdict": "single seed: not distinguishable at this budget"}
+    said = text.settled(pd.DataFrame([open_] * 2), 0.95, 1)
+    assert said.startswith("- **both**, test, pairs: single seed: not distinguishable at this budget.\n- **both**")
+    assert (
+        "These are 2 intervals read at once: at 95% each, 0.1 of them" in said and "None of the 2 comparisons" in said
+    )
+    clear = open_ | {"verdict": "lower at this budget, in 2 seeds"}
+    assert "**1 of 2 comparisons are settled at this budget**" in text.settled(pd.DataFrame([open_, clear]), 0.95, 2)
+
+
+def test_sound_gains():
+    gains = pd.DataFrame({"set": ["a", "b"], "value": [0.2, 0.1], "low": [0.1, -0.1], "high": [0.3, 0.3]})
+    assert text.sound_gains(gains).splitlines() == [
+        "- a: the right sound instead of another adds +0.200 [+0.100, +0.300]: the map follows the sound.",
+        "- b: the right sound instead of another adds +0.100 [−0.100, +0.300]: no effect of the sound is shown.",
+    ]
+    assert text.sound_gains(gains[:0]) == "These clips have too few classes to play another sound."
