@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from typer.testing import CliRunner
 
 from sslib import (
@@ -19,6 +20,7 @@ from sslib import (
     datasets,
     engine,
     evaluation,
+    figures_evaluation,
     foreign,
     measures,
     negatives,
@@ -27,6 +29,7 @@ from sslib import (
 )
 from sslib.__main__ import app
 from sslib.config import Evaluation
+from sslib.layout import Layout
 from sslib.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
 from sslib.prediction import predict
 from sslib.truth import TestList
@@ -141,8 +144,19 @@ def test_files_hold_what_the_contract_says(run, settings, clips, maps, summary):
         methods = set(found.loc[found["protocol"] == protocol, "method"])
         assert methods >= {"model", "whole image", "untrained weights", "oracle ranking", CONTROLS[0], CONTROLS[1]}
     assert (run / "summary.json").stat().st_mtime_ns >= max(
-        (run / name).stat().st_mtime_ns for name in ("maps.npz", "clips.csv", "thumbnail.png")
+        (run / name).stat().st_mtime_ns for name in ("maps.npz", "clips.csv")
     )
+
+
+def test_the_thumbnail_shows_the_first_clips(run, settings):
+    figure = figures_evaluation.save_thumbnail(run, settings, columns=3)
+    ids = Layout(settings.data.root).ids("test")[:3]
+    annotations = Layout(settings.data.root).annotations("test")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert (
+        titles[:3] == [f"♪ {annotations[clip_id]['class']}".replace("_", " ") for clip_id in ids] and len(titles) == 6
+    )
+    assert Image.open(run / "thumbnail.png").size[0] > 100
 
 
 def test_interrupted_evaluation_leaves_no_summary(run, settings, clips, tmp_path, monkeypatch):
