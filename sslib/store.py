@@ -21,7 +21,8 @@ from sslib.layout import ClipError, Layout
 from sslib.shards import SCHEMA, Shard, StoreError
 
 NAME = "clips.lmdb"
-# At most, on average: 50 to 500 MB. 256 files for 200,000 clips, as many tasks for a cluster; a lost one costs a minute.
+# At most, on average: 50 to 500 MB. 256 files for 200,000 clips, as many tasks for a cluster, and a lost one costs a
+# minute.
 CLIPS_PER_SHARD = 1000
 SAMPLE = 32  # clips encoded for the estimate
 
@@ -50,6 +51,7 @@ def write(root: Path, *, selection: Selection | None = None, workers: int = 0, s
     _clear(target, plan)
     todo = [shard for shard in plan.shards if shards.source(shard.target) != shard.digest]
     _announce(plan, todo)
+    workers = workers if len(todo) > 1 else 0  # starting processes takes longer than a small shard
     written = dict(_each(plan.shards, workers, scheduler))
     faults = [fault for shard in plan.shards for fault in written[shard.target.name].faults]
     if faults:
@@ -60,6 +62,40 @@ def write(root: Path, *, selection: Selection | None = None, workers: int = 0, s
     rows = [_row(shard, written[shard.target.name]) for shard in plan.shards]
     _write_meta(target, plan.meta | {"shards": rows})
     return target
+
+
+def ensure(root: Path, selection: Selection, *, workers: int = 0) -> bool:
+    """Write the store for a configuration that uses `selection`, unless a valid one is there; return whether it was.
+
+    A store of only what this configuration uses (``store --only``) stays one of that, brought up to date where media or
+    lists have changed.
+
+    Raises
+    ------
+    StoreError
+        When the store holds only what another configuration uses: this one would undo it, and nobody asked for that.
+        Otherwise as :func:`write`.
+    """
+    root = Path(root).absolute()
+    held = _held(root / NAME)
+    if held not in (None, selection.values()):
+        raise StoreError(
+            f"{root / NAME} holds only what another configuration uses of each clip ({held}): write it whole by "
+            f"`python -m sslib store {root}`, or what this configuration uses by adding `--only CONFIG`"
+        )
+    selection = selection if held else None
+    if _digest(root / NAME) == _plan(root, selection).meta["digest"]:
+        return False
+    write(root, selection=selection, workers=workers)
+    return True
+
+
+def _held(target: Path) -> dict[str, Any] | None:
+    """The selection of the store at `target`, of whatever version and state; None where it is whole, or no store."""
+    try:
+        return json.loads((target / "meta.json").read_text(encoding="utf-8"))["selection"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class _Plan(NamedTuple):

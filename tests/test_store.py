@@ -1,5 +1,6 @@
 """The LMDB store: equal to the folders clip by clip, complete or not there, checked, and small enough for the disk."""
 
+import ast
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import jupytext
 import lmdb
 import numpy as np
 import pytest
@@ -111,6 +113,46 @@ def test_store_of_what_is_used_yields_the_same_clips(many, data):
         LmdbDataset(many.config(**data | {"seconds": 0.7}), "all")
     store.write(many.root)  # the whole of each clip again
     LmdbDataset(many.config(seconds=0.7), "all")
+
+
+def test_ensure_writes_only_what_is_needed_and_never_undoes_only(many):
+    config = many.config()
+    used, path = Selection.of(config.data), many.root / store.NAME
+    other = Selection.of(many.config(seconds=0.7).data)
+    assert store.ensure(many.root, used) and Store(path).selection is None
+    for selection in (used, other):  # all of each clip serves both
+        assert not store.ensure(many.root, selection)
+    store.write(many.root, selection=used)
+    before = files(many.root)
+    assert not store.ensure(many.root, used) and files(many.root) == before
+    with pytest.raises(StoreError, match=r"only what another configuration uses.*python -m sslib store"):
+        store.ensure(many.root, other)
+    assert files(many.root) == before
+    (path / "shard-00001.lmdb").unlink()
+    many.add("new")
+    assert store.ensure(many.root, used, workers=2) and Store(path).selection == used
+    assert_same(iterate(AVDataset(config, "all")), iterate(LmdbDataset(config, "all")))
+
+
+def cell_of_the_notebook(config) -> None:
+    """Run the imports of notebook 01 and its code below "The store", as for `config`."""
+    cells = jupytext.read(Path(__file__).parents[1] / "notebooks/01_data_preparation.py").cells
+    imports = [node for cell in cells if cell.cell_type == "code" for node in ast.parse(cell.source).body
+               if isinstance(node, ast.Import | ast.ImportFrom)]  # fmt: skip
+    names = {"settings": config, "data": config.data, "splits": ["all"]}
+    exec("\n".join(map(ast.unparse, imports)), names)
+    start = next(i for i, cell in enumerate(cells) if cell.source.startswith("## The store"))
+    exec(cells[start + 1].source, names)
+
+
+def test_notebook_stores_only_for_the_loader_that_reads_it(many):
+    cell_of_the_notebook(many.config(loader="folders"))
+    assert not (many.root / store.NAME).exists()
+    config = many.config(loader="lmdb")
+    store.write(many.root, selection=Selection.of(config.data))
+    before = files(many.root)
+    cell_of_the_notebook(config)  # neither undoes `store --only` nor reads all of it again
+    assert files(many.root) == before
 
 
 def test_random_moments_need_the_whole_clip(many):
