@@ -1,19 +1,23 @@
-"""One idempotent task mapped over many clips or shards: in this process, in worker processes, or on a Dask cluster.
+"""One idempotent task for many items, in processes of this machine or on a Dask cluster; and a process to be killed.
 
-A worker may be killed at any moment (a batch system's limits, a lack of memory, a node that leaves), and its task then
-runs again elsewhere: a task writes to a temporary name and renames when it has finished. Every item's result is
-yielded exactly once; an exception that a task raises ends the whole run.
+A worker may be killed at any moment (a batch system's limits, a lack of memory, a node that leaves), so a task writes
+to a temporary name and renames when it has finished: then running it again does what is missing, twice does no harm.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
 import os
+import pickle
+import signal
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
@@ -22,14 +26,23 @@ from sslib.config import InputError, SslibError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Pairs = Iterator[tuple[Any, Any]]
 
-QUEUED = 2  # items handed out for each local worker: none waits for work, and few are in doubt when one is killed
+IDLE = 5.0  # s, after which worker processes without work end
 ON_CLUSTER = 1024  # futures a Dask scheduler holds at once, however many items there are
+START_LIMIT = 300.0  # s, for a process to start and import: long, for a network drive under load
+GRACE = 10.0  # s, after which a process that its parent did not stop (because it was killed) ends by itself
 
 
 class WorkerKilled(SslibError):
-    """An item that ends the process which works on it, even when it is the only one; the message names it."""
+    """A worker died of what it did, or was killed; what had finished before stays."""
+
+
+class TimedOut(SslibError):
+    """A function took longer than its limit, and its process was killed."""
+
+
+class Crashed(SslibError):
+    """The process of a function died."""
 
 
 def each(
@@ -42,12 +55,13 @@ def each(
 ) -> Iterator[tuple[Item, Result]]:
     """Yield ``(item, task(item))`` as they finish, in any order, with a progress bar.
 
+    Every item's result is yielded exactly once; an exception that a task raises ends the whole run.
+
     Parameters
     ----------
-    task : a function that can be pickled (of a module, or ``functools.partial`` of one), idempotent as above.
+    task : a function that can be pickled (of a module, or ``functools.partial`` of one), idempotent.
     items : what can be pickled and is cheap to send: names, not arrays.
-    workers : processes on this machine; 0 works in this process. They are started fresh (not forked), so a script
-        that calls this needs its ``if __name__ == "__main__":``.
+    workers : processes on this machine; with 0 or 1 the work is done in this one.
     scheduler : address of a Dask scheduler (``tcp://HOST:8786``), which then hands out the tasks instead. All its
         workers must see the same folders under the same paths and have this package. On Slurm, for 16 nodes::
 
@@ -61,81 +75,68 @@ def each(
     Raises
     ------
     WorkerKilled
-        When a process died of an item, and again when the item was tried alone (on a cluster: as often as its setting
-        ``distributed.scheduler.allowed-failures`` allows).
-    RuntimeError
-        For a scheduler's address without the package ``distributed``.
-    ConnectionError
-        When there is no scheduler at that address.
+        When a worker process died (on a cluster: as often as its ``distributed.scheduler.allowed-failures`` allows).
+    InputError
+        For a scheduler's address without the package ``distributed``, and when no scheduler answers there.
     """
     items = list(items)
     if workers < 0:
-        raise InputError(f"workers is {workers}: 0 works in this process, 1 and more start processes")
+        raise InputError(f"workers is {workers}: 0 works in this process, 2 and more start processes")
     if scheduler:
         pairs = _on_cluster(task, items, scheduler)
-    elif workers:
-        pairs = _in_processes(task, items, workers)
+    elif workers > 1 and len(items) > 1:
+        pairs = _in_processes(task, items, min(workers, len(items)))
     else:
         pairs = ((item, task(item)) for item in items)
-    with tqdm(total=len(items), desc=desc, disable=not items) as bar:
+    with closing(pairs), tqdm(total=len(items), desc=desc, disable=not items) as bar:
         for pair in pairs:
             bar.update()
             yield pair
 
 
-def _in_processes(task: Callable, items: list, workers: int) -> Pairs:
-    """Work in `workers` processes. When one dies, what was under way is tried again one by one, the rest as before."""
-    waiting = items[::-1]
-    while waiting:
-        count = min(workers, len(waiting))
-        doubtful = yield from _until_broken(task, waiting, count, QUEUED * count)
-        while doubtful:
-            guilty = yield from _until_broken(task, doubtful, 1, 1)
-            if guilty:
-                raise WorkerKilled(f"{guilty[0]}: a process that worked on it died, and died again with it alone")
+def _in_processes(task: Callable, items: list, workers: int) -> Iterator[tuple[Any, Any]]:
+    """Work in `workers` processes; joblib divides the cores' threads among them."""
+    import joblib
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-
-def _until_broken(task: Callable, waiting: list, workers: int, at_once: int) -> Generator[tuple[Any, Any], None, list]:
-    """Take items off the end of `waiting` until there are none; return those under way when a process died."""
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
-    futures: dict[Future, Any] = {}
+    options = {"initializer": _end_with_parent, "initargs": (os.getpid(),), "idle_worker_timeout": IDLE}
+    parallel = joblib.Parallel(workers, backend="loky", return_as="generator_unordered", batch_size=1, **options)
+    pairs = parallel(joblib.delayed(_pair)(task, item) for item in items)
     try:
-        while waiting or futures:
-            try:
-                while waiting and len(futures) < at_once:
-                    futures[pool.submit(task, waiting[-1])] = waiting[-1]
-                    waiting.pop()
-            except BrokenProcessPool:
-                break
-            finished = wait(futures, return_when=FIRST_COMPLETED).done
-            if any(isinstance(future.exception(), BrokenProcessPool) for future in finished):
-                break
-            for future in finished:
-                yield futures.pop(future), future.result()
-        wait(futures)
-        doubtful = []
-        for future, item in futures.items():
-            if isinstance(future.exception(), BrokenProcessPool):
-                doubtful.append(item)
-            else:
-                yield item, future.result()
-        return doubtful
+        for pair in pairs:  # noqa: UP028, as `yield from` would close the pairs before the warning is off
+            yield pair
+    except TerminatedWorkerError as error:
+        raise WorkerKilled(
+            "a worker process was killed, most often for a lack of memory: run the same again, with fewer workers "
+            "where it happens again; what has finished stays"
+        ) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        with warnings.catch_warnings(action="ignore"):  # of results that nobody took, where the caller met an error
+            pairs.close()
 
 
-def _end_with_parent() -> None:
-    """In a worker: leave when the main process is gone, or a killed run would leave its workers behind for good."""
+def _pair(task: Callable, item: Any) -> tuple[Any, Any]:
+    return item, task(item)
+
+
+def _end_with_parent(parent: int) -> None:
+    """In a worker: leave when the main process is gone, or a killed run would leave its workers behind."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business, which ends its workers
 
     def watch() -> None:
-        connection.wait([multiprocessing.parent_process().sentinel])
+        while os.getppid() == parent:
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _on_cluster(task: Callable, items: list, address: str) -> Pairs:
-    """Hand the task out through a Dask scheduler, which gives the work of a killed worker to another one."""
+def _on_cluster(task: Callable, items: list, address: str) -> Iterator[tuple[Any, Any]]:
+    """Hand the task out through a Dask scheduler, which gives the work of a killed worker to another one.
+
+    Not through joblib 1.6: it waits without end for an item that kills its workers, and leaves a cluster idle, working
+    here instead, that has a single worker when the run begins.
+    """
     try:
         from distributed import Client, KilledWorker, as_completed
     except ModuleNotFoundError as error:
@@ -144,25 +145,99 @@ def _on_cluster(task: Callable, items: list, address: str) -> Pairs:
         client = Client(address, set_as_default=False)
     except OSError as error:
         raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
-    waiting, items_of = items[::-1], {}
     with client:
-        results = as_completed(loop=client.loop)
-
-        def hand_out() -> None:
-            future = client.submit(task, waiting[-1], pure=False)
-            items_of[future.key] = waiting.pop()
-            results.add(future)
-
-        while waiting and len(items_of) < ON_CLUSTER:
-            hand_out()
+        waiting, results = iter(items), as_completed(loop=client.loop)
+        item_of = {client.submit(task, item, pure=False): item for item in itertools.islice(waiting, ON_CLUSTER)}
+        results.update(item_of)
         for future in results:
-            item = items_of.pop(future.key)
+            item = item_of.pop(future)
             try:
                 result = future.result()  # waits for the second run where a worker took its result to the grave
             except KilledWorker as error:
-                raise WorkerKilled(
-                    f"{item}: the workers that worked on it died, one after the other: {error}"
-                ) from error
-            if waiting:
-                hand_out()
+                raise WorkerKilled(f"{item}: the workers that worked on it died, one after the other") from error
+            for following in itertools.islice(waiting, 1):
+                future = client.submit(task, following, pure=False)
+                item_of[future] = following
+                results.add(future)
             yield item, result
+
+
+class KillableProcess:
+    """Call a function (of a module) in a long-lived process of its own: where it hangs or crashes, only that is lost.
+
+    The process is started when needed, and again after it was lost. It is a plain subprocess with a pipe, because the
+    processes of a Dask worker may not have children by multiprocessing.
+    """
+
+    def __init__(self, function: Callable):
+        self.function = function
+        self.process: subprocess.Popen | None = None
+        self.pipe: Connection | None = None
+
+    def call(self, *arguments: Any, limit: float) -> Any:
+        """Return the function's result, or raise what it raised.
+
+        Raises
+        ------
+        TimedOut
+            When it took longer than `limit` seconds.
+        Crashed
+            When its process died.
+        """
+        if self.process is None or self.process.poll() is not None:
+            self._start()
+        self.pipe.send((arguments, limit))
+        succeeded, value = self._receive(limit)
+        if not succeeded:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.pipe.close()
+            self.process = None
+
+    def _start(self) -> None:
+        self.close()
+        self.pipe, theirs = Pipe()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
+        command = [sys.executable, "-c", code]
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        theirs.close()
+        self.pipe.send_bytes(pickle.dumps(self.function))
+        self._receive(START_LIMIT)
+
+    def _receive(self, limit: float) -> tuple[bool, Any]:
+        try:
+            if self.pipe.poll(limit):
+                return self.pipe.recv()
+        except (EOFError, OSError):
+            code = self.process.wait()
+            self.close()
+            reason = f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            raise Crashed(f"crashed ({reason})") from None
+        self.close()
+        raise TimedOut(f"stopped after {limit:g} s")
+
+
+def serve(descriptor: int) -> None:
+    """Answer calls, in the process of a :class:`KillableProcess`, until the parent closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    pipe = Connection(descriptor)
+    try:
+        function = pickle.loads(pipe.recv_bytes())
+        pipe.send((True, None))
+        while True:
+            arguments, limit = pipe.recv()
+            signal.setitimer(signal.ITIMER_REAL, limit + GRACE)  # its default action ends the process, even inside C
+            try:
+                answer = True, function(*arguments)
+            except Exception as error:
+                answer = False, error
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError):
+        pass

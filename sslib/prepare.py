@@ -30,12 +30,11 @@ from typing import NamedTuple
 import numpy as np
 
 from sslib import manifest, video
-from sslib.child import Child, ChildStopped
 from sslib.config import InputError, SslibError
 from sslib.layout import AUDIO_SUFFIXES, Layout
 from sslib.manifest import Journal, Row
 from sslib.media import JPEG_QUALITY, encode_flac, encode_jpeg
-from sslib.parallel import each
+from sslib.parallel import Crashed, KillableProcess, TimedOut, each
 from sslib.pictures import SHORT_SIDE
 from sslib.sources import Source, find
 
@@ -209,8 +208,8 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, R
             if renamed["settings"] == known["settings"] and _is_done(layout, source, renamed, settings, retry=False):
                 return renamed
         clip = _decoder().call(raw / source.path, settings, limit=settings["time_limit"])
-    except ChildStopped as error:
-        limit = settings["time_limit"] if "after" in str(error) else None
+    except (TimedOut, Crashed) as error:
+        limit = settings["time_limit"] if isinstance(error, TimedOut) else None
         row |= {"outcome": "rejected", "reason": f"decoder {error}", "limit": limit}
     except video.VideoError as error:
         row |= {"outcome": "rejected", "reason": str(error)}
@@ -235,10 +234,10 @@ def _keep(layout: Layout, known: Row | None, row: Row) -> Row:
     return row | {"outcome": "rejected", "sha256": ""}
 
 
-def _decoder() -> Child:
+def _decoder() -> KillableProcess:
     """This thread's decoder."""
     if not hasattr(_local, "decoder"):
-        _local.decoder = Child(encode)
+        _local.decoder = KillableProcess(encode)
     return _local.decoder
 
 

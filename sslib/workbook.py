@@ -123,7 +123,7 @@ def run_variants(
     Raises
     ------
     NotebookError, ConfigError
-        Of the first variant that fails; those under way are finished before.
+        Of the first variant that fails; those under way are stopped, and go on from there when run again.
     """
     if jobs == 1:
         return {key: run(path, only, overrides=overrides, index=False) for key, overrides in variants.items()}

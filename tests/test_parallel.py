@@ -39,6 +39,10 @@ def slowly(folder, item):
     return note(folder, item)
 
 
+def threads(item):
+    return os.environ["OMP_NUM_THREADS"]
+
+
 def squares(count):
     return [(i, i * i) for i in range(count)]
 
@@ -47,34 +51,64 @@ def pids(folder):
     return {int(path.name.split("-")[1]) for path in folder.glob("*-*")}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+def marks(folder):
+    return {int(path.name.split("-")[0]) for path in folder.glob("*-*")}
+
+
+def wait_for_end(processes, limit=30):
+    """Whether all of them have ended within `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while any(map(psutil.pid_exists, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(psutil.pid_exists, processes))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
 def test_every_item_once(tmp_path, workers):
     done = list(parallel.each(partial(note, tmp_path), range(20), workers=workers))
     assert sorted(done) == squares(20)
     assert len(list(tmp_path.glob("*-*"))) == 20
-    assert (pids(tmp_path) == {os.getpid()}) == (workers == 0)
+    assert (pids(tmp_path) == {os.getpid()}) == (workers < 2)
 
 
 def test_no_items():
     assert list(parallel.each(refuse, [], workers=2)) == []
 
 
-def test_a_killed_process_loses_nothing(tmp_path):
-    done = list(parallel.each(partial(die, tmp_path, of=7), range(20), workers=2))
-    assert sorted(done) == squares(20)
-    assert (tmp_path / "died").exists() and len(pids(tmp_path)) > 2
-
-
-def test_an_item_that_always_kills_is_named(tmp_path):
+def test_a_killed_process_ends_the_run_with_a_sentence(tmp_path):
+    """What has finished stays: the task's marks are there, and the same run again does the rest."""
     done = []
-    with pytest.raises(parallel.WorkerKilled, match=r"^7: .*died"):
-        done.extend(parallel.each(partial(die, tmp_path, of=7, always=True), range(20), workers=2))
+    with pytest.raises(parallel.WorkerKilled, match=r"run the same again.* what has finished stays"):
+        done.extend(parallel.each(partial(die, tmp_path, of=7), range(20), workers=2))
+    assert (tmp_path / "died").exists() and {item for item, _ in done} <= marks(tmp_path)
+    assert sorted(parallel.each(partial(die, tmp_path, of=7), range(20), workers=2)) == squares(20)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, 2])
 def test_an_exception_of_the_task_ends_the_run(workers):
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as caught:
         list(parallel.each(refuse, range(3), workers=workers))
+    assert caught.value.errno == 28
+
+
+def test_a_run_that_is_left_early(tmp_path, recwarn):
+    """The consumer's error (a full disk) is what is seen, at once, and no worker goes on."""
+    with pytest.raises(KeyError, match="consumer"):
+        for _ in parallel.each(partial(slowly, tmp_path), range(10_000), workers=2):
+            raise KeyError("consumer")
+    assert wait_for_end(pids(tmp_path)) and len(marks(tmp_path)) < 100 and not recwarn.list
+
+
+def test_workers_end_soon_after_their_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "IDLE", 0.5)
+    list(parallel.each(partial(note, tmp_path), range(20), workers=2))
+    assert wait_for_end(pids(tmp_path))
+
+
+def test_threads_are_divided_among_workers():
+    """Every worker with a thread for every core is slower than one worker."""
+    done = dict(parallel.each(threads, range(4), workers=4))
+    assert set(done.values()) == {str(max(1, (os.cpu_count() or 1) // 4))}
 
 
 def test_negative_workers():
@@ -82,24 +116,27 @@ def test_negative_workers():
         list(parallel.each(refuse, [1], workers=-1))
 
 
-def test_workers_end_with_a_killed_main_process(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_main_process(tmp_path, number):
+    """Killed, or by Ctrl-C, which the terminal sends to all of them."""
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from functools import partial; from pathlib import Path\n"
         "import test_parallel as t; from sslib import parallel\n"
         f"list(parallel.each(partial(t.slowly, Path({str(tmp_path)!r})), range(10_000), workers=2))"
     )
-    main = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    main = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while len(pids(tmp_path)) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
-    main.kill()
-    main.wait()
-    workers = pids(tmp_path)
-    assert len(workers) == 2
-    while any(map(psutil.pid_exists, workers)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(psutil.pid_exists, workers))
+    if number == signal.SIGINT:
+        os.killpg(main.pid, number)
+    else:
+        main.kill()
+    output = main.communicate(timeout=20)[1]
+    assert len(pids(tmp_path)) == 2 and wait_for_end(pids(tmp_path))
+    if number == signal.SIGINT:
+        assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
 
 
 def test_a_cluster_with_a_worker_killed_half_way(tmp_path, monkeypatch):
@@ -116,6 +153,18 @@ def test_a_cluster_with_a_worker_killed_half_way(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             list(parallel.each(refuse, range(3), scheduler=cluster.scheduler_address))
     assert sorted(done) == squares(40)
+
+
+def test_an_item_that_kills_every_worker_of_a_cluster_is_named(tmp_path):
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(**options, host="127.0.0.1") as cluster,
+        pytest.raises(parallel.WorkerKilled, match=r"^7: .*died"),
+    ):
+        task = partial(die, tmp_path, of=7, always=True)
+        list(parallel.each(task, range(20), scheduler=cluster.scheduler_address))
 
 
 def test_a_scheduler_without_dask(monkeypatch):

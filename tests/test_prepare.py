@@ -18,7 +18,7 @@ import soundfile
 import videos
 from PIL import Image
 
-from sslib import child, manifest, prepare
+from sslib import manifest, parallel, prepare
 from sslib.layout import Layout
 
 
@@ -291,9 +291,9 @@ def test_a_decoder_that_hangs_or_crashes_takes_one_clip_along(raw, tmp_path, one
 
 def test_a_child_ends_by_itself_without_its_parent():
     """Its alarm, GRACE after the limit, ends it while the function runs; here the parent does not look."""
-    waiting = child.Child(time.sleep)
+    waiting = parallel.KillableProcess(time.sleep)
     waiting._start()
-    waiting.pipe.send(((600,), 0.2 - child.GRACE))
+    waiting.pipe.send(((600,), 0.2 - parallel.GRACE))
     assert waiting.process.wait(timeout=30) == -signal.SIGALRM
     waiting.close()
 
