@@ -155,13 +155,14 @@ def test_a_cluster_with_a_worker_killed_half_way(tmp_path, monkeypatch):
     assert sorted(done) == squares(40)
 
 
-def test_an_item_that_kills_every_worker_of_a_cluster_is_named(tmp_path):
+def test_an_item_that_kills_every_worker_of_a_cluster_ends_the_run(tmp_path):
+    """Or one that waited at the same worker when it died: the scheduler cannot tell them apart."""
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
     options = {"n_workers": 1, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         distributed.LocalCluster(**options, host="127.0.0.1") as cluster,
-        pytest.raises(parallel.WorkerKilled, match=r"^7: .*died"),
+        pytest.raises(parallel.WorkerKilled, match=r"^\d+: .*died"),
     ):
         task = partial(die, tmp_path, of=7, always=True)
         list(parallel.each(task, range(20), scheduler=cluster.scheduler_address))
