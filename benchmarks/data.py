@@ -39,8 +39,7 @@ from sslib.prepare import prepare
 SECONDS, FPS, SIZE, RATE = 10, 25, (320, 240), 44100
 SCENES, TRACKS = 50, 40
 BATCH = 32
-LOADERS = {"folders, cold": "folders", "LMDB, cold": "lmdb", "LMDB, cached": "lmdb", "in RAM, encoded": "encoded",
-           "in RAM, decoded": "decoded"}  # fmt: skip
+LOADERS = {"folders, cold": "folders", "LMDB, cold": "lmdb", "LMDB, cached": "lmdb", "in memory": "memory"}
 RELEASE = {"frame": 196_608, "second": 96_000, "clip": 12 * 196_608 + 960_000}  # bytes, raw pixels and float32
 
 
@@ -158,10 +157,9 @@ def load(root: Path, kind: str, workers: int) -> dict[str, float]:
 
     from sslib import datasets
 
-    loader, memory = ("lmdb", kind) if kind in ("encoded", "decoded") else (kind, False)
-    dataset = datasets.open_dataset(config(root, loader=loader, in_memory=memory), "all", train=True)
+    dataset = datasets.AVDataset(config(root, loader="lmdb" if kind == "memory" else kind), "all", train=True)
     collate = datasets.collate
-    if kind == "decoded":
+    if kind == "memory":
         clips = datasets.load_in_memory(dataset)
         dataset, collate = StackDataset(image=clips.image, waveform=clips.waveform), None
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ RUN = Path(__file__).resolve().parents[1] / "reports/demo/stamps/run/checkpoint.
 
 def main() -> None:
     model, config = checkpoint.load_model(Path(sys.argv[1]) if len(sys.argv) > 1 else RUN, "cpu")
-    sets = {name: datasets.open_dataset(config, split, annotated=True) for name, split in LISTS.items()}
+    sets = {name: datasets.AVDataset(config, split, annotated=True) for name, split in LISTS.items()}
     memory = {name: datasets.load_in_memory(dataset) for name, dataset in sets.items()}
     lists = {name: truth.TestList.of(dataset) for name, dataset in sets.items()}
     classes = {name: np.array(clips.classes) for name, clips in lists.items()}

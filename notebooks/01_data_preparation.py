@@ -382,7 +382,7 @@ warnings.filterwarnings("ignore", "list .* present")  # it has just been said
 # nothing marks where the sound comes from.
 
 # %%
-training = datasets.AVDataset(settings, data.train)
+training = datasets.AVDataset(settings, data.train, loader="folders")
 some = [training[i] for i in np.linspace(0, len(training) - 1, 6).astype(int)]
 heard = features.sounds(torch.stack([clip["waveform"] for clip in some]), settings)[
     :, 0
@@ -397,7 +397,7 @@ viz.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.numpy(
 
 # %%
 annotated = bool(layout.annotations(data.tests[0]))
-test = datasets.AVDataset(settings, data.tests[0], annotated=annotated)
+test = datasets.AVDataset(settings, data.tests[0], annotated=annotated, loader="folders")
 some = [test[i] for i in range(min(6, len(test)))]
 masks = [clip["mask"].numpy() if clip.get("mask") is not None else None for clip in some]
 boxes = [clip.get("boxes", []) for clip in some]
@@ -596,7 +596,8 @@ display(Markdown(text))
 # %%
 compared = 0
 for split in splits if data.loader == "lmdb" else []:
-    folders, lmdb = datasets.AVDataset(settings, split), datasets.LmdbDataset(settings, split)
+    folders = datasets.AVDataset(settings, split, loader="folders")
+    lmdb = datasets.AVDataset(settings, split, loader="lmdb")
     for index in np.unique(np.linspace(0, len(folders) - 1, 8).astype(int)):
         one, other = folders[index], lmdb[index]
         assert torch.equal(one["image"], other["image"]), one["clip_id"]
@@ -648,7 +649,7 @@ menu, view = (
 
 def show(change):
     split, index = ids[menu.value]
-    clip = datasets.AVDataset(settings, split)[index]
+    clip = datasets.AVDataset(settings, split, loader="folders")[index]
     wave = clip["waveform"].numpy() / 32768
     bands = features.sounds(clip["waveform"][None], settings)[0, 0].numpy()
     with view:

@@ -40,7 +40,7 @@ from sslib.model import SoundLocalizer
 
 settings = configuration.load(config, overrides)
 folder = configuration.experiment_folder(settings)
-data = datasets.open_dataset(settings, settings.data.train, train=True)
+data = datasets.AVDataset(settings, settings.data.train, train=True)
 info = data.layout.info()
 if info.get("generated"):
     display(
@@ -241,7 +241,7 @@ display(
 # any sound; the percentage says how often a node was among the foreground nodes of late.
 
 # %%
-view = datasets.open_dataset(settings, settings.data.val)
+view = datasets.AVDataset(settings, settings.data.val)
 clip = view[0]
 picture = clip["image"].numpy()
 if model.reasoning is not None:

@@ -259,7 +259,7 @@ report("universal", "f_loc", "Without a threshold this protocol has no rows.")
 # negative ones. A good threshold lies where the own sounds still claim what the objects cover and the others nothing.
 
 # %%
-data = datasets.open_dataset(settings, first, annotated=True)
+data = datasets.AVDataset(settings, first, annotated=True)
 gallery = figures_evaluation.Gallery(data, maps)
 PLAYED = {"similarity": "own sound"} | {k: v for k, v in SOUNDS.items() if k != "own"}
 raw = gallery.maps_of(mine.index, PLAYED)

@@ -67,9 +67,7 @@ class Data(Section):
     root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations/")
     raw: Path | None = Field(None, description="a folder of raw videos that notebook 01 prepares into root")
     loader: Literal["folders", "lmdb"] = "folders"
-    in_memory: bool | Literal["decoded", "encoded"] = Field(
-        False, description="true or decoded: pictures and sounds on the training device; encoded: JPEG and FLAC bytes"
-    )
+    in_memory: bool = Field(False, description="decode all pictures and sounds once, onto the training device")
     train: str = Field("train", description="the list splits/NAME.txt, one clip id a line")
     val: str = "val"
     tests: tuple[str, ...] = ("test",)
@@ -83,11 +81,6 @@ class Data(Section):
     frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
     image_size: PositiveInt = Field(224, description="pixels: pictures are squashed to a square of this side")
     stamps: Stamps | None = Field(None, description="compose the embedded data set under root")
-
-    @property
-    def decoded(self) -> bool:
-        """Whether training and validation work on decoded clips in memory, without a loader."""
-        return self.in_memory in (True, "decoded")
 
 
 class FrontEnd(Section):
@@ -197,10 +190,8 @@ class Config(Section):
             raise ValueError("objective.foreground and objective.background must not exceed model.nodes")
         if self.front_end.hop > self.front_end.window:
             raise ValueError("front_end.hop must not exceed front_end.window")
-        if self.data.decoded and self.data.time == "random":
-            raise ValueError(
-                "data.in_memory cuts each decoded clip once: use encoded, or data.time 'middle' or a number of seconds"
-            )
+        if self.data.in_memory and self.data.time == "random":
+            raise ValueError("data.in_memory cuts each clip once: data.time must be 'middle' or a number of seconds")
         if self.data.raw and self.data.stamps:
             raise ValueError("data.raw and data.stamps both fill data.root: give one of them")
         return self

@@ -191,13 +191,13 @@ def _count_foreground(model, order: Tensor, foreground: int) -> None:
 
 def _batches(fabric, config: Config) -> Callable[[int], tuple[int, Any]]:
     """A function of the epoch that gives the number of batches and the batches; incomplete ones are left out."""
-    dataset = datasets.open_dataset(config, config.data.train, train=True)
+    dataset = datasets.AVDataset(config, config.data.train, train=True)
     size = config.training.batch_size
     fabric.print(f"{config.data.train}: {dataset.present}")
     share = len(dataset) // fabric.world_size
     if share < size:
         raise ConfigError(f"training.batch_size {size} is larger than the {share} clips of {config.data.train!r}")
-    if config.data.decoded:
+    if config.data.in_memory:
         clips = datasets.load_in_memory(dataset, fabric.device)
         return lambda epoch: (share // size, _from_memory(clips, size, fabric, _epoch_seed(config, epoch)))
     sampler = DistributedSampler(dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True)
@@ -233,13 +233,13 @@ def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iter
 
 def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
     """A function that measures a model on the validation list: with boxes where the list has them."""
-    dataset = datasets.open_dataset(config, config.data.val)
+    dataset = datasets.AVDataset(config, config.data.val)
     annotations = dataset.layout.annotations(config.data.val)
     fabric.print(f"{config.data.val}: {dataset.present}")
     truth = None
     if all("boxes" in annotations.get(clip_id, {}) for clip_id in dataset.ids):
         truth = np.stack([box_truth(annotations[i]) for i in dataset.ids]).astype(np.float32)
-    clips = datasets.load_in_memory(dataset, fabric.device) if config.data.decoded else dataset
+    clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else dataset
 
     def validate(model) -> dict[str, float]:
         prediction = predict(model, clips, config, fabric.device)

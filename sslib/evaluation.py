@@ -62,7 +62,7 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     maps, levels, threshold = calibrate(model, untrained, config, device)
     clips, present = [], {}
     for split in config.data.tests:
-        dataset = datasets.open_dataset(config, split, annotated=True)
+        dataset = datasets.AVDataset(config, split, annotated=True)
         arrays = predict_all(model, untrained, dataset, config, device, pairs=True)
         clips.append(measure(TestList.of(dataset), arrays, levels))
         del arrays["untrained_image"]  # (N, N): only the ranks that it gave are kept
@@ -102,7 +102,7 @@ def predict_all(
     sounds; ``shuffled_with`` and ``offscreen_with`` say whose sound was played.
     """
     sounds = negatives.other_sounds(TestList.of(dataset), config.seed)
-    clips = datasets.load_in_memory(dataset, device) if config.data.decoded else dataset
+    clips = datasets.load_in_memory(dataset, device) if config.data.in_memory else dataset
     trained = predict(model, clips, config, device, sounds, pairs)
     unheard = {name: sound for name, sound in sounds.items() if name in names.NEGATIVES}
     blank = predict(untrained, clips, config, device, unheard, pairs)
@@ -142,7 +142,7 @@ def calibrate(
 def _untested(config: Config) -> tuple[datasets.AVDataset | None, np.ndarray, str]:
     """The validation list, which of its clips are in no test list, and why there may be none."""
     try:
-        dataset = datasets.open_dataset(config, config.data.val)
+        dataset = datasets.AVDataset(config, config.data.val)
     except (FileNotFoundError, ValueError) as error:
         if config.data.require_all:
             raise

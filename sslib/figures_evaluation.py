@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sslib.config import Config
-from sslib.datasets import AVDataset, open_dataset
+from sslib.datasets import AVDataset
 from sslib.names import METHODS
 from sslib.viz import COLOURS, grid, legend_below, localization
 
@@ -81,7 +81,7 @@ def save_thumbnail(run: Path, config: Config, columns: int = 6) -> Figure:
 
     They are not chosen by result. `run` holds ``maps.npz``; `config` says where the test data lie.
     """
-    data = open_dataset(config, config.data.tests[0], annotated=True)
+    data = AVDataset(config, config.data.tests[0], annotated=True)
     ids = data.ids[:columns]
     titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in ids]
     with np.load(run / "maps.npz") as maps:

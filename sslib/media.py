@@ -99,12 +99,12 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
     return samples
 
 
-def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], slice]) -> np.ndarray:
+def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], slice]) -> tuple[np.ndarray, int]:
     """:func:`read_audio`, but only the samples ``window(length)``: FLAC at this rate is sought, not decoded to its end.
 
     Returns
     -------
-    int16, as ``read_audio(source, sample_rate)[window(length)]``
+    int16, as ``read_audio(source, sample_rate)[window(length)]``, and the length of the whole sound
     """
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
@@ -113,11 +113,11 @@ def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], 
                 file.seek(part.start)
                 channels = file.read(part.stop - part.start, dtype="float32", always_2d=True)
                 if len(channels) == part.stop - part.start:
-                    return to_int16(channels.mean(axis=1))
+                    return to_int16(channels.mean(axis=1)), file.frames
     except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):
         pass  # read_audio says what is wrong
     waveform = read_audio(source, sample_rate)
-    return waveform[window(len(waveform))]
+    return waveform[window(len(waveform))], len(waveform)
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from sslib import store
 from sslib.config import Config
-from sslib.datasets import AVDataset, LmdbDataset
+from sslib.datasets import AVDataset
 from sslib.layout import Layout
 
 RATE = 8000
@@ -61,7 +61,7 @@ class Folder:
         config = self.config(**data)
         store.write(self.root)
         clips = list(iterate(AVDataset(config, "all")))
-        assert_same(clips, iterate(LmdbDataset(config, "all")))
+        assert_same(clips, iterate(AVDataset(config, "all", loader="lmdb")))
         return clips
 
 

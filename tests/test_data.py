@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from sslib import datasets, media, store
 from sslib.clock import Selection, cut_sound
-from sslib.datasets import AVDataset, LmdbDataset, open_dataset
+from sslib.datasets import AVDataset
 from sslib.layout import ClipError, check_id
 from sslib.store import StoreError
 
@@ -67,7 +67,7 @@ def test_lists_that_cannot_be_used(folder):
     with pytest.raises(ValueError, match=r"twice\.txt names clip 'one' twice"):
         AVDataset(folder.config(), "twice")
     with pytest.raises(StoreError, match="no store"):
-        LmdbDataset(folder.config(), "all")
+        AVDataset(folder.config(), "all", loader="lmdb")
 
 
 def test_annotated_list_needs_every_annotation(folder):
@@ -93,8 +93,8 @@ def test_boxes_and_masks_come_with_an_annotated_clip(folder):
     boxes = {"one": [], "two": [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]], "three": [[0, 0, 0.5, 0.5]]}
     folder.layout.write_annotations("all", {name: {"boxes": b, "class": name} for name, b in boxes.items()})
     store.write(folder.root)
-    for kind in (AVDataset, LmdbDataset):
-        clips = iterate(kind(folder.config(), "all", annotated=True))
+    for loader in ("folders", "lmdb"):
+        clips = iterate(AVDataset(folder.config(loader=loader), "all", annotated=True))
         assert [tuple(clip["boxes"].shape) for clip in clips] == [(0, 4), (2, 4), (1, 4)]
         torch.testing.assert_close(clips[1]["boxes"], torch.tensor(boxes["two"]))
         assert clips[0]["mask"] is None and clips[1]["mask"].equal(torch.from_numpy(mask))
@@ -291,7 +291,7 @@ def test_sound_that_cannot_be_used_names_its_clip(folder, fault, says):
     with pytest.raises(StoreError, match="clip 'bad': "):
         store.write(folder.root)
     with pytest.raises(StoreError, match="no store"):
-        LmdbDataset(folder.config(), "all")
+        AVDataset(folder.config(), "all", loader="lmdb")
 
 
 @pytest.mark.parametrize(
@@ -366,9 +366,9 @@ def test_clip_that_ends_before_the_named_time_or_frame(clock, data, says):
     """Neither loader, nor a store of what is used, gives another picture or sound than the one that is asked for."""
     config = clock.config(**{"frame_rate": 2.0} | data)
     store.write(clock.root)
-    for kind in (AVDataset, LmdbDataset):
+    for loader in ("folders", "lmdb"):
         with pytest.raises(ClipError, match=rf"clip 'clip': {says}"):
-            kind(config, "all")[0]
+            AVDataset(config, "all", loader=loader)[0]
     with pytest.raises(StoreError, match=rf"1 of 1 clips .*\n  clip 'clip': {says}"):
         store.write(clock.root, selection=Selection.of(config.data))
 
@@ -438,7 +438,7 @@ def test_fault_in_a_worker_process_names_its_clip(folder):
 def test_in_memory_is_what_the_items_are(configure, loader):
     config = configure(data={"loader": loader})
     store.write(config.data.root)
-    dataset = open_dataset(config, "train", train=True)
+    dataset = AVDataset(config, "train", train=True)
     clips = datasets.load_in_memory(dataset)
     assert clips.ids == dataset.ids
     items = iterate(dataset)

@@ -194,7 +194,7 @@ def test_results_of_other_weights_do_not_stay_beside_new_ones(settings, tmp_path
 
 def test_batches_of_an_epoch_are_a_permutation(configure):
     settings = configure()
-    dataset = datasets.open_dataset(settings, "train", train=True)
+    dataset = datasets.AVDataset(settings, "train", train=True)
     clips = datasets.load_in_memory(dataset)
     fabric = engine.start_fabric(settings)
     marked = clips._replace(waveform=torch.arange(24, dtype=torch.int16)[:, None].expand(-1, 5))
@@ -220,7 +220,7 @@ def test_processes_share_the_clips_of_an_epoch(configure):
         def __init__(self, rank):
             self.global_rank = rank
 
-    dataset = datasets.open_dataset(configure(), "train", train=True)
+    dataset = datasets.AVDataset(configure(), "train", train=True)
     clips = datasets.load_in_memory(dataset)
     marked = clips._replace(waveform=torch.arange(24, dtype=torch.int16)[:, None])
     parts = [[int(v) for b in engine._from_memory(marked, 4, Rank(r), 5) for v in b["waveform"]] for r in (0, 1)]
@@ -336,7 +336,7 @@ def test_a_bug_keeps_its_traceback():
 
 def test_prediction_is_that_of_single_clips(trained, configure):
     model, settings = load_model(trained / "checkpoint.pt")
-    dataset = datasets.open_dataset(settings, "test")
+    dataset = datasets.AVDataset(settings, "test")
     clips = datasets.load_in_memory(dataset)
     turned = np.roll(np.arange(len(dataset)), 1)
     found = predict(model, clips, settings, sounds={"turned": turned})
@@ -368,7 +368,7 @@ def test_prediction_is_that_of_single_clips(trained, configure):
 
 def test_validation_is_measured_on_val(trained):
     model, settings = load_model(trained / "checkpoint.pt")
-    dataset = datasets.open_dataset(settings, "val", annotated=True)
+    dataset = datasets.AVDataset(settings, "val", annotated=True)
     found = predict(model, dataset, settings)
     last = metrics_of(trained).iloc[-1]
     truth = np.stack([metrics.box_map(clip["boxes"].tolist()) for clip in (dataset[i] for i in range(len(dataset)))])
@@ -584,7 +584,7 @@ def test_two_processes_are_one(configure, tmp_path):
     still = {"crop": 1.0, "flip": False}
     settings = configure(training={"devices": 2, "augment": still, "epochs": 1, "batch_size": 4},
                          model={"feature_dropout": 0.0})  # fmt: skip
-    clips = datasets.load_in_memory(datasets.open_dataset(settings, "train", train=True))
+    clips = datasets.load_in_memory(datasets.AVDataset(settings, "train", train=True))
     batch = {"image": clips.image[:8], "waveform": clips.waveform[:8]}
     torch.save(batch, tmp_path / "batch.pt")
     (tmp_path / "config.yaml").write_text(config.dump(settings))
@@ -624,7 +624,7 @@ def test_two_processes_are_one(configure, tmp_path):
     rows = metrics_of(run)
     assert len(rows) == 1 and np.isfinite(rows.to_numpy()).all()
     trained, _ = load_model(run / "checkpoint.pt")
-    prediction = predict(trained, datasets.open_dataset(settings, "val"), settings)
+    prediction = predict(trained, datasets.AVDataset(settings, "val"), settings)
     assert rows["val_loss"].iloc[0] == pytest.approx(prediction.loss, rel=1e-4)
 
 
@@ -659,7 +659,7 @@ def test_step_is_the_objective_of_the_batch(configure):
     from sslib import features
 
     settings = configure(training={"augment": {"crop": 1.0, "flip": False}}, model={"feature_dropout": 0.0})
-    clips = datasets.load_in_memory(datasets.open_dataset(settings, "train", train=True))
+    clips = datasets.load_in_memory(datasets.AVDataset(settings, "train", train=True))
     batch = {"image": clips.image[:6], "waveform": clips.waveform[:6]}
     model = SoundLocalizer(settings.model).eval()
     output = model(features.images(batch["image"], settings), features.sounds(batch["waveform"], settings))

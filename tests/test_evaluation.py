@@ -416,7 +416,7 @@ def test_no_threshold_without_validation_clips(settings, maps):
     none = settings.model_copy(update={"data": settings.data.model_copy(update={"val": "nowhere"})})
     with pytest.warns(UserWarning, match=r"no universal threshold: no list .*nowhere"):
         assert evaluation.calibrate(None, None, none, "cpu")[1] == {}
-    clips = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    clips = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
     rows = tables.summarize(measures.measure(clips, arrays_of(maps, "test"), levels), Evaluation(resamples=20))
     measured = {(row["method"], row["measure"]) for row in rows["tables"]}
     assert ("model", "success_fixed") not in measured and ("model", "f_loc") not in measured
@@ -424,7 +424,7 @@ def test_no_threshold_without_validation_clips(settings, maps):
 
 
 def test_other_sounds(settings):
-    clips = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    clips = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
     sounds = negatives.other_sounds(clips, 0)
     rows = clips.annotations
     for clip_id, shuffled, outside in zip(clips.ids, sounds["shuffled"], sounds["offscreen"], strict=True):
@@ -444,7 +444,7 @@ def test_other_sounds(settings):
 
 def test_a_made_sound_is_heard_as_if_it_were_stored(run, settings):
     model, _ = checkpoint.load_model(run / "checkpoint.pt")
-    stored = datasets.load_in_memory(datasets.open_dataset(settings, "val"))
+    stored = datasets.load_in_memory(datasets.AVDataset(settings, "val"))
     made = predict(model, stored, settings, sounds={"noise": negatives.noise, "silence": negatives.silence})
     for name in ("noise", "silence"):
         other = stored._replace(waveform=getattr(negatives, name)(stored.waveform, stored.ids))
@@ -468,7 +468,7 @@ def test_validation_uses_consensus_and_leaves_out_clips_without_a_source(run, se
     moved = settings.model_copy(update={"data": settings.data.model_copy(update={"root": root})})
     model, _ = checkpoint.load_model(run / "checkpoint.pt")
     found = engine._validation(engine.start_fabric(moved), moved)(model)
-    maps = predict(model, datasets.open_dataset(moved, "val"), moved).maps["similarity"]
+    maps = predict(model, datasets.AVDataset(moved, "val"), moved).maps["similarity"]
     hits, passed = [], []
     for clip_id, raw in zip(layout.ids("val"), maps, strict=True):
         if clip_id == silent:
@@ -507,7 +507,7 @@ def arrays_of(maps, split) -> dict[str, np.ndarray]:
 
 
 def test_clips_without_a_box_are_negatives(settings, maps, summary):
-    known = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    known = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
     silent = known.ids[::4]
     rows = {i: row | ({"boxes": []} if i in silent else {}) for i, row in known.annotations.items()}
     table = measures.measure(known._replace(annotations=rows), arrays_of(maps, "test"), summary["threshold"]["levels"])
@@ -530,7 +530,7 @@ def test_clips_without_a_box_are_negatives(settings, maps, summary):
 
 
 def test_several_annotators_make_a_consensus(settings, maps):
-    known = TestList.of(datasets.open_dataset(settings, "test", annotated=True))
+    known = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
     ids = known.ids[:3]
     two = [[[0.0, 0.0, 0.5, 0.5]], [[0.25, 0.0, 0.75, 0.5]]]
     rows = {i: known.annotations[i] | {"annotators": two, "boxes": [box for one in two for box in one]} for i in ids}

@@ -11,7 +11,7 @@ from sslib import layout as layouts
 from sslib import store
 from sslib.annotations import AnnotationError, read_classes, read_ids
 from sslib.config import Config
-from sslib.datasets import AVDataset, LmdbDataset, load_in_memory, open_dataset
+from sslib.datasets import AVDataset, load_in_memory
 from sslib.layout import Layout
 
 IDS = ["aaaaaaaaaaa_000030", "-_bbbbbbbbb_000000", "10000130166"]
@@ -124,7 +124,7 @@ def test_run_goes_on_with_what_is_there_and_says_so(root):
         dataset = AVDataset(config(root), "some")
     assert said[0].filename == __file__
     assert dataset.ids == ["b", "a"] and dataset.missing == ["mute", "gone", "blind"]
-    assert (dataset.listed, dataset.present, len(dataset)) == (5, "2 of 5 present", 2)
+    assert (dataset.present, len(dataset)) == ("2 of 5 present", 2)
     assert [dataset[i]["clip_id"] for i in range(2)] == ["b", "a"]
     assert load_in_memory(dataset).ids == ["b", "a"]
 
@@ -180,10 +180,10 @@ def test_store_has_its_own_idea_of_what_is_there(root):
     for folder in ("video_frames", "audios"):
         (root / folder).rename(root / f"{folder}_elsewhere")
     with pytest.warns(UserWarning, match="2 of 5 present"):
-        dataset = open_dataset(config(root, loader="lmdb"), "some")
-    assert isinstance(dataset, LmdbDataset) and dataset.ids == ["b", "a"] and dataset[1]["clip_id"] == "a"
+        dataset = AVDataset(config(root, loader="lmdb"), "some")
+    assert dataset.ids == ["b", "a"] and dataset[1]["clip_id"] == "a"
     with pytest.raises(ValueError, match="2 of 5 present"):
-        LmdbDataset(config(root, require_all=True), "some")
+        AVDataset(config(root, require_all=True), "some", loader="lmdb")
 
 
 def test_many_clips_are_listed_by_two_scans(root, monkeypatch):

@@ -21,7 +21,7 @@ from folders import assert_same, iterate
 from PIL import Image
 
 from sslib.config import Config
-from sslib.datasets import AVDataset, LmdbDataset
+from sslib.datasets import AVDataset
 from sslib.layout import Layout
 
 LENGTH = 1.2  # s, of every clip that is not about its length
@@ -266,7 +266,7 @@ def test_the_store_is_what_was_written(data):
 def test_both_loaders_read_every_clip_alike(data, time):
     values = {"root": data[0], "seconds": 1.0, "image_size": 32, "time": time}
     config = Config(exp_prefix="a", exp_name="b", data=values)
-    folders, store = AVDataset(config, "all"), LmdbDataset(config, "all")
+    folders, store = AVDataset(config, "all"), AVDataset(config, "all", loader="lmdb")
     assert folders.present == f"{len(READY) + 1} of {len(READY) + 1} present" == store.present
     clips = list(iterate(folders))
     assert_same(clips, iterate(store))

@@ -22,10 +22,10 @@ from folders import RATE, Folder, assert_same, iterate, picture, tone
 from torch.utils.data import DataLoader, StackDataset
 from typer.testing import CliRunner
 
-from sslib import datasets, media, memory, shards, store, verification
+from sslib import datasets, media, shards, store, verification
 from sslib.__main__ import app
 from sslib.clock import Selection, cut_sound
-from sslib.datasets import AVDataset, LmdbDataset, open_dataset
+from sslib.datasets import AVDataset
 from sslib.layout import ClipError
 from sslib.store import Store, StoreError
 
@@ -66,10 +66,10 @@ def test_generated_scenes_are_the_same_from_folders_and_store(configure):
     config = configure(data={"loader": "lmdb"})
     store.write(config.data.root)
     for split, train in (("train", True), ("val", False), ("test_new_instances", False)):
-        assert isinstance(open_dataset(config, split), LmdbDataset)
-        assert not isinstance(open_dataset(configure(), split), LmdbDataset)
-        one = AVDataset(config, split, train=train, annotated=not train)
-        other = LmdbDataset(config, split, train=train, annotated=not train)
+        assert isinstance(AVDataset(config, split).reader, datasets.StoreReader)
+        assert isinstance(AVDataset(configure(), split).reader, datasets.FolderReader)
+        one = AVDataset(config, split, train=train, annotated=not train, loader="folders")
+        other = AVDataset(config, split, train=train, annotated=not train)
         assert one.ids == other.ids
         assert_same(iterate(one), iterate(other))
 
@@ -105,14 +105,13 @@ def test_store_of_what_is_used_yields_the_same_clips(many, data):
     whole = sum(map(len, files(store.write(many.root).parent).values()))
     store.write(many.root, selection=Selection.of(config.data))
     assert sum(map(len, files(many.root).values())) < whole
-    stored = LmdbDataset(config, "all")
+    stored = AVDataset(config, "all", loader="lmdb")
     assert_same(clips, iterate(stored))
-    assert {len(stored.store.frames(clip_id)) for clip_id in stored.ids} == {1}
-    assert_same(clips, iterate(open_dataset(many.config(loader="lmdb", in_memory="encoded", **data), "all")))
+    assert {len(stored.reader.store.frames(clip_id)) for clip_id in stored.ids} == {1}
     with pytest.raises(StoreError, match="only what another configuration uses"):
-        LmdbDataset(many.config(**data | {"seconds": 0.7}), "all")
+        AVDataset(many.config(**data | {"seconds": 0.7}), "all", loader="lmdb")
     store.write(many.root)  # the whole of each clip again
-    LmdbDataset(many.config(seconds=0.7), "all")
+    AVDataset(many.config(seconds=0.7), "all", loader="lmdb")
 
 
 def test_ensure_writes_only_what_is_needed_and_never_undoes_only(many):
@@ -131,7 +130,7 @@ def test_ensure_writes_only_what_is_needed_and_never_undoes_only(many):
     (path / "shard-00001.lmdb").unlink()
     many.add("new")
     assert store.ensure(many.root, used, workers=2) and Store(path).selection == used
-    assert_same(iterate(AVDataset(config, "all")), iterate(LmdbDataset(config, "all")))
+    assert_same(iterate(AVDataset(config, "all")), iterate(AVDataset(config, "all", loader="lmdb")))
 
 
 def cell_of_the_notebook(config) -> None:
@@ -240,7 +239,7 @@ def test_good_shards_stay_for_the_next_attempt(many):
         store.write(many.root)
     assert names(many.root) == ["shard-00000.lmdb", "shard-00001.lmdb", "shard-00003.lmdb"]
     with pytest.raises(StoreError, match="no store"):
-        LmdbDataset(many.config(), "all")
+        AVDataset(many.config(), "all", loader="lmdb")
     before = {name: (many.root / store.NAME / name).stat().st_mtime_ns for name in names(many.root)}
     bad.write_bytes(good)
     many.both()
@@ -255,7 +254,7 @@ def test_missing_clips_are_counted_and_listed(many, capsys):
     assert Store(path).meta["missing"] == ["gone", "soundless"]
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        assert LmdbDataset(many.config(), "all").missing == ["gone", "soundless"]
+        assert AVDataset(many.config(), "all", loader="lmdb").missing == ["gone", "soundless"]
 
 
 def test_interrupted_store_leaves_nothing_that_looks_complete(many, monkeypatch):
@@ -358,7 +357,7 @@ def test_list_that_grows_or_shrinks(many):
         many.layout.write_split("all", ids)
         assert Store(store.write(many.root)).ids == set(ids)
         assert len(names(many.root)) == {2: 1 + 1, 6: 1 + 2, 8: 1 + 4}[len(ids)]
-        assert_same(iterate(AVDataset(many.config(), "all")), iterate(LmdbDataset(many.config(), "all")))
+        assert_same(iterate(AVDataset(many.config(), "all")), iterate(AVDataset(many.config(), "all", loader="lmdb")))
     assert verification.verify(path) == []
 
 
@@ -409,7 +408,7 @@ def test_shard_that_is_no_database_is_written_anew(many):
     for content in (b"", b"no" * 9999, b"\0" * size):
         (path / "shard-00001.lmdb").write_bytes(content)
         with pytest.raises((StoreError, lmdb.Error)):
-            iterate(LmdbDataset(many.config(), "all"))
+            iterate(AVDataset(many.config(), "all", loader="lmdb"))
         (path / "meta.json").unlink()
         many.both()
 
@@ -435,7 +434,7 @@ def test_shards_missing_or_cut_short_are_named_and_written_anew(many):
 def test_reading_a_shard_cut_short_after_it_was_opened_raises(many):
     """LMDB maps the file: reading what is missing would end in a bus error, not in an exception."""
     path = store.write(many.root)
-    dataset = LmdbDataset(many.config(), "all")
+    dataset = AVDataset(many.config(), "all", loader="lmdb")
     assert dataset[0]
     content = (path / "shard-00000.lmdb").read_bytes()
     (path / "shard-00000.lmdb").write_bytes(content[: len(content) // 2])
@@ -557,7 +556,7 @@ def test_disk_that_fills_while_a_shard_is_written(many, monkeypatch):
 def test_worker_processes_read_the_store(many, opened):
     """Also when the parent has opened every shard before it forks, and opens them again after."""
     store.write(many.root)
-    dataset = open_dataset(many.config(loader="lmdb"), "all")
+    dataset = AVDataset(many.config(loader="lmdb"), "all")
     if opened:
         iterate(dataset)
     batches = list(DataLoader(dataset, 2, num_workers=2, collate_fn=datasets.collate))
@@ -568,7 +567,7 @@ def test_worker_processes_read_the_store(many, opened):
 
 def test_two_processes_forked_after_opening(many):
     store.write(many.root)
-    dataset = LmdbDataset(many.config(), "all")
+    dataset = AVDataset(many.config(), "all", loader="lmdb")
     want = iterate(dataset)
     children = []
     for order in (range(8), range(7, -1, -1)):
@@ -583,7 +582,7 @@ def test_two_processes_forked_after_opening(many):
 def test_more_shards_than_may_be_open(many, monkeypatch):
     store.write(many.root)
     monkeypatch.setattr(shards, "MOST_OPEN", 1)
-    dataset = LmdbDataset(many.config(), "all")
+    dataset = AVDataset(many.config(), "all", loader="lmdb")
     clips = [dataset[i] for i in (0, 4, 7, 1, 5, 0)]
     assert len(shards._opened) == 1
     assert_same(clips, [AVDataset(many.config(), "all")[i] for i in (0, 4, 7, 1, 5, 0)])
@@ -595,97 +594,47 @@ def test_clip_that_the_store_lacks_is_named(folder):
     folder.add("b")
     with warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        assert LmdbDataset(folder.config(), "all").missing == ["b"]
+        assert AVDataset(folder.config(), "all", loader="lmdb").missing == ["b"]
     with pytest.raises(ClipError, match="clip 'b': not in the store"):
         Store(path).audio("b")
 
 
-@pytest.mark.parametrize("loader", ["folders", "lmdb"])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_encoded_in_memory_is_the_folder(many, loader, workers):
-    store.write(many.root)
-    for data in ({}, {"time": 0.3, "frame_rate": 5.0}):
-        want = iterate(AVDataset(many.config(**data), "all"))
-        dataset = open_dataset(many.config(loader=loader, in_memory="encoded", **data), "all")
-        assert isinstance(dataset, datasets.EncodedDataset)
-        got = [batch[0] for batch in DataLoader(dataset, 1, num_workers=workers, collate_fn=list)]
-        assert_same(want, got)
-
-
-def test_encoded_in_memory_does_not_read_files_again(many):
-    dataset = open_dataset(many.config(in_memory="encoded", time="random"), "all", train=True)
-    whole = sum(path.stat().st_size for part in ("video_frames", "audios") for path in (many.root / part).rglob("*.*"))
-    assert len(dataset.clips._block) == whole and dataset.clips._block.is_shared()
-    shutil.rmtree(many.root)
-    assert len(iterate(dataset)) == 8
-
-
-def test_encoded_annotated_clips(configure):
-    config = configure(data={"in_memory": "encoded"})
-    one = AVDataset(config, "test", annotated=True)
-    assert_same(iterate(one), iterate(open_dataset(config, "test", annotated=True)))
-
-
-def test_decoded_in_memory_with_workers(many):
+def test_clips_in_memory_with_workers(many):
     clips = datasets.load_in_memory(AVDataset(many.config(), "all"))
     loader = DataLoader(StackDataset(image=clips.image, waveform=clips.waveform), 3, num_workers=2)
     assert torch.equal(torch.cat([batch["image"] for batch in loader]), clips.image)
 
 
-@pytest.mark.parametrize("kind", ["decoded", "encoded"])
-def test_short_memory_is_refused_before_loading(many, monkeypatch, capsys, kind):
-    config = many.config(in_memory=kind)
-    whole = sum(path.stat().st_size for part in ("video_frames", "audios") for path in (many.root / part).rglob("*.*"))
-    need = whole if kind == "encoded" else 8 * (3 * 32 * 32 + 2 * RATE)
-
-    def load():
-        dataset = open_dataset(config, "all")
-        return dataset if kind == "encoded" else datasets.load_in_memory(dataset)
-
-    monkeypatch.setattr(memory, "available", lambda: need - 1)
-    monkeypatch.setattr(AVDataset, "contents", None)
+def test_short_memory_is_refused_before_loading(many, monkeypatch, capsys):
+    dataset, need = AVDataset(many.config(), "all"), 8 * (3 * 32 * 32 + 2 * RATE)
+    monkeypatch.setattr(datasets, "available_memory", lambda: need - 1)
     monkeypatch.setattr(AVDataset, "__getitem__", None)
-    with pytest.raises(MemoryError, match=rf"all, {kind} needs 0\.00 GB, 0\.00 GB of memory are available"):
-        load()
-    assert f"all, {kind}: 0.00 GB in memory" in capsys.readouterr().out
+    with pytest.raises(MemoryError, match=r"all needs 0\.00 GB of memory, 0\.00 GB are available: use data\.in_memory"):
+        datasets.load_in_memory(dataset)
+    assert "all: 0.00 GB in memory" in capsys.readouterr().out
     monkeypatch.undo()
-    monkeypatch.setattr(memory, "available", lambda: need + 1000)
-    load()
-
-
-def test_small_shared_memory_is_named(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 10**12)
-    monkeypatch.setattr(memory, "SHARED", Path("/"))
-    monkeypatch.setattr(memory.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(64 << 20, 0, 64 << 20))
-    memory.reserve(10**9, "clips")
-    with pytest.raises(MemoryError, match="--shm-size"):
-        memory.reserve(10**9, "clips", shared=True)
+    monkeypatch.setattr(datasets, "available_memory", lambda: need)
+    datasets.load_in_memory(dataset)
 
 
 def test_available_memory_of_machine_and_groups(tmp_path):
     """Numbers in made-up system files; the smallest of all that bind counts."""
+    machine = datasets.available_memory(tmp_path, tmp_path)
+    assert 0 < machine <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     proc, groups = tmp_path / "proc", tmp_path / "cgroup"
     (proc / "self").mkdir(parents=True)
-    (proc / "meminfo").write_text("MemTotal:       1000 kB\nMemFree:  1 kB\nMemAvailable:    900 kB\n")
-    assert memory.available(proc, groups) == 900 * 1024
     job = groups / "slurm/job_1"
     job.mkdir(parents=True)
-    (proc / "self/cgroup").write_text("0::/slurm/job_1\n")
-    for place, limit, used in ((job, "max", 10), (job.parent, "500000", 200000)):
+    (proc / "self/cgroup").write_text("8:pids:/\n0::/slurm/job_1\n")
+    for place, limit, used in ((job, "max", 10), (job.parent, "500000", 200000), (groups, "700000", 60000)):
         (place / "memory.max").write_text(f"{limit}\n")
         (place / "memory.current").write_text(f"{used}\n")
-        (place / "memory.stat").write_text("anon 5\ninactive_file 50000\n")
-    assert memory.available(proc, groups) == 350000
-    (proc / "self/cgroup").write_text("8:pids:/\n4:cpu,memory:/not/here\n0::/\n")  # version 1, in a container
-    (groups / "memory").mkdir()
-    for name, value in (("limit_in_bytes", 40000), ("usage_in_bytes", 30000)):
-        (groups / "memory" / f"memory.{name}").write_text(f"{value}\n")
-    (groups / "memory/memory.stat").write_text("total_cache 7\n")
-    assert memory.available(proc, groups) == 10000
-
-
-def test_available_memory_here():
-    assert 0 < memory.available() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        (place / "memory.stat").write_text("anon 5\ninactive_file 50000\nactive_file 3\n")
+    assert datasets.available_memory(proc, groups) == 350000
+    (proc / "self/cgroup").write_text("0::/named/as/outside\n")  # in a container
+    assert datasets.available_memory(proc, groups) == 690000
+    (groups / "memory.current").write_text("900000\n")
+    assert datasets.available_memory(proc, groups) == 0
 
 
 # Command line
