@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sslib import heatmaps, metrics
-from sslib.annotations import read_vggss
+from sslib.published import read_vggss
 
 PART = 256  # clips at a time
 KNOWN = {
@@ -35,10 +35,10 @@ def ciou(truth: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
 
 
 def main(path: Path) -> None:
-    rows, oddities = read_vggss(path)
-    print(f"{path.name}: {len(rows)} records; {oddities}")
+    boxed = read_vggss(path)
+    print(f"{path.name}: {len(boxed.rows)} records; {boxed}")
     parts = []
-    boxes = [row["boxes"] for row in rows.values()]
+    boxes = [row["boxes"] for row in boxed.rows.values()]
     for start in range(0, len(boxes), PART):
         parts.append(ciou(np.stack([heatmaps.box_map(b) for b in boxes[start : start + PART]]).astype(np.float32)))
     print(f"{'success / AUC, %':24}{'measured':>16}{'known':>18}")

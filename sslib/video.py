@@ -26,8 +26,8 @@ MAX_BYTES = 2**30  # compressed pictures and sound of one clip, held in memory
 GAP = 0.05  # s: where sound and its time stamps differ by more, the stamps are right
 CONTAINERS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,rm,mxf,nut,dv,gif,wav,mp3,flac,aac"
 OTHERS = {  # the first bytes of what lies among videos most often
-    b"PK\x03\x04": "a zip archive: unpack it first (sslib.archives)",
-    b"\x1f\x8b": "a gzip archive: unpack it first (sslib.archives)",
+    b"PK\x03\x04": "a zip archive: unpack it first (sslib.published)",
+    b"\x1f\x8b": "a gzip archive: unpack it first (sslib.published)",
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
     b"<!doctype html": "a web page: a download that failed",

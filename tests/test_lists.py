@@ -1,4 +1,4 @@
-"""Lists as people have them, and lists that name clips which are not there."""
+"""Lists that name clips which are not there."""
 
 import warnings
 
@@ -9,83 +9,9 @@ from PIL import Image
 
 from sslib import layout as layouts
 from sslib import store
-from sslib.annotations import AnnotationError, read_classes, read_ids
 from sslib.config import Config
 from sslib.datasets import AVDataset, load_in_memory
 from sslib.layout import Layout
-
-IDS = ["aaaaaaaaaaa_000030", "-_bbbbbbbbb_000000", "10000130166"]
-ONE_A_LINE = "".join(f"{name}\n" for name in IDS)
-SHAPES = {
-    "one a line": ONE_A_LINE,
-    "without last line end": ONE_A_LINE.rstrip(),
-    "Windows": ONE_A_LINE.replace("\n", "\r\n"),
-    "old Mac": ONE_A_LINE.replace("\n", "\r"),
-    "byte order mark": "\ufeff" + ONE_A_LINE,
-    "blank lines": "\n\n" + ONE_A_LINE.replace("\n", "\n  \n"),
-    "spaces": ONE_A_LINE.replace("\n", " \t\n"),
-    "csv": "".join(f"{name},{number}\n" for number, name in enumerate(IDS)),
-    "csv with header": "video_id,number\n" + "".join(f"{name},{number}\n" for number, name in enumerate(IDS)),
-    "header with mark": "\ufeffFile\r\n" + ONE_A_LINE.replace("\n", "\r\n"),
-    "semicolons": "".join(f"{name};x\n" for name in IDS),
-    "tabs": "".join(f"{name}\tx\n" for name in IDS),
-    "quotes": "".join(f'"{name}",x\n' for name in IDS),
-    ".mp4": ONE_A_LINE.replace("\n", ".mp4\n"),
-    ".wav": ONE_A_LINE.replace("\n", ".wav\n"),
-    ".JPG": ONE_A_LINE.replace("\n", ".JPG\n"),
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_list_of_every_shape(tmp_path, shape):
-    path = tmp_path / "list.csv"
-    path.write_bytes(SHAPES[shape].encode())
-    assert read_ids(path) == IDS
-
-
-def test_id_that_looks_like_a_header_is_one_only_at_the_top(tmp_path):
-    (tmp_path / "list.txt").write_text("a\nname\nid\n")
-    assert read_ids(tmp_path / "list.txt") == ["a", "name", "id"]
-
-
-@pytest.mark.parametrize(
-    "text, says",
-    [
-        ("a\n\nb\na\n", r"line 4: 'a' comes twice, first in line 1"),
-        ("a.mp4\na.wav\n", r"line 2: 'a' comes twice"),
-        ("a\n../b\n", r"line 2: .*not a clip id"),
-        ("a\nfolder/b.jpg\n", r"line 2: .*not a clip id"),
-        (".mp4\n", r"line 1: .*not a clip id"),
-        ("", "is empty"),
-        ("\ufeff\n \n", "is empty"),
-        ("id\n", "is empty"),
-        ('---g-f_I2yQ,1,"people marching",test\n', "line 1: this is VGGSound's csv"),
-        ("---g-f_I2yQ,1,female speech, woman speaking,train\n", "line 1: this is VGGSound's csv"),
-    ],
-)
-def test_list_that_cannot_be_used_names_the_line(tmp_path, text, says):
-    (tmp_path / "list.txt").write_text(text, encoding="utf-8")
-    with pytest.raises(AnnotationError, match=rf"list\.txt.*{says}"):
-        read_ids(tmp_path / "list.txt")
-
-
-def test_list_that_is_no_text(tmp_path):
-    (tmp_path / "list.txt").write_bytes("a\nb\n".encode("utf-16"))
-    with pytest.raises(AnnotationError, match="not UTF-8"):
-        read_ids(tmp_path / "list.txt")
-
-
-def test_classes_keep_their_commas(tmp_path):
-    path = tmp_path / "heard.txt"
-    path.write_bytes(b'\xef\xbb\xbfplaying cello\r\nfemale speech, woman speaking\r\n\r\n"elk bugling"\r\n')
-    assert read_classes(path) == ["playing cello", "female speech, woman speaking", "elk bugling"]
-    path.write_text("a\nb\na\n")
-    with pytest.raises(AnnotationError, match="line 3: 'a' comes twice"):
-        read_classes(path)
-    path.write_text("")
-    with pytest.raises(AnnotationError, match="at least one class"):
-        read_classes(path)
-
 
 def test_list_of_the_layout_made_on_windows(tmp_path):
     path = tmp_path / "splits/all.txt"
