@@ -33,6 +33,7 @@
 # %% tags=["parameters"]
 config = "configs/demo.yaml"
 overrides = {}
+retrain = False
 
 # %%
 import json
@@ -68,7 +69,7 @@ if not variants:
 # ## The variants
 #
 # This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, as many at
-# a time as `ablations.jobs` says; what is finished is skipped.
+# a time as `ablations.jobs` says; what is finished is skipped, or trained again with `retrain = True`.
 
 # %%
 changes = {}
@@ -78,7 +79,7 @@ for name, change in variants.items():
         own = {"exp_name": exp_name, "seed": seed}
         own["ablations"] = {"variants": {}, "seeds": [], "jobs": 1}
         changes[name, seed] = configuration.merge(configuration.merge(overrides, change), own)
-folders = workbook.run_variants(config, ("02", "04"), changes, settings.ablations.jobs)
+folders = workbook.run_variants(config, ("02", "04"), changes, settings.ablations.jobs, retrain)
 runs = {key: folder / "run" for key, folder in folders.items()}
 trained = {key: configuration.load(config, change) for key, change in changes.items()}
 

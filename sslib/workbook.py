@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from sslib import layout, pages, parallel, stamps
 from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, root_for
 from sslib.presentation import format_date
 
-PREPARATION, TRAINING = "01_data_preparation", "02_training"
+PREPARATION = "01_data_preparation"
 
 
 class NotebookError(SslibError):
@@ -85,10 +85,9 @@ def run(
     root = root_for(file)  # a file outside any clone means the one we stand in
     config = load(file, overrides)
     folder = experiment_folder(config, root)
-    chosen = {path: _parameters(path, file, overrides, force) for path in _choose(root / "notebooks", only)}
-    for notebook, parameters in chosen.items():  # all checks before the first second of work
-        _check(notebook, parameters)
-
+    given = {"config": str(file), "overrides": _finite(overrides)}
+    chosen = {path: _parameters(path, given, force) for path in _choose(root / "notebooks", only)}
+    _require_raw(config.data, chosen)  # all checks before the first second of work
     failure = None
     for notebook, parameters in chosen.items():
         try:
@@ -106,7 +105,7 @@ def run(
 
 
 def run_variants(
-    path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1
+    path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1, force: bool = False
 ) -> dict[Any, Path]:
     """:func:`run` one configuration with several sets of overrides, without renewing the list of experiments.
 
@@ -126,9 +125,9 @@ def run_variants(
         Of the first variant that fails; those under way are stopped, and go on from there when run again.
     """
     if jobs == 1:
-        return {key: run(path, only, overrides=overrides, index=False) for key, overrides in variants.items()}
+        return {key: run(path, only, force, overrides, index=False) for key, overrides in variants.items()}
     folders = {}
-    task = functools.partial(_run_variant, path, only, max(1, (os.cpu_count() or 1) // jobs))
+    task = functools.partial(_run_variant, path, only, force, max(1, (os.cpu_count() or 1) // jobs))
     for (key, _), (folder, seconds) in parallel.each(task, variants.items(), workers=jobs):
         print(f"{folder.name} {seconds:.0f} s", flush=True)
         folders[key] = folder
@@ -136,13 +135,13 @@ def run_variants(
 
 
 def _run_variant(
-    path: str | Path, only: tuple[str, ...], threads: int, variant: tuple[Any, dict[str, Any]]
+    path: str | Path, only: tuple[str, ...], force: bool, threads: int, variant: tuple[Any, dict[str, Any]]
 ) -> tuple[Path, float]:
     """Run a variant in a process of its own; what it prints line by line would mix with that of the others."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the kernels that it starts
     start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        folder = run(path, only, overrides=variant[1], index=False)
+        folder = run(path, only, force, variant[1], index=False)
     return folder, time.perf_counter() - start
 
 
@@ -150,8 +149,7 @@ def write_index(root: Path) -> None:
     """Execute ``notebooks/index.ipynb``, the list of all experiments, to ``reports/index.html``."""
     notebook, reports = root / "notebooks" / "index.ipynb", root / "reports"
     if notebook.exists():
-        parameters = {"reports": str(reports)}
-        _check(notebook, parameters)
+        parameters = _parameters(notebook, {"reports": str(reports)})
         _execute(notebook, reports / "index.ipynb", parameters, dict, show_code=False)
 
 
@@ -165,29 +163,39 @@ def _choose(folder: Path, only: tuple[str, ...]) -> list[Path]:
     return [path for number, path in notebooks.items() if not only or number in only]
 
 
-def _parameters(notebook: Path, file: Path, overrides: dict[str, Any], force: bool) -> dict[str, Any]:
-    """Return what the runner hands a notebook: literals only; a NaN would make the executed copy invalid JSON."""
-    try:
-        json.dumps(overrides, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"overrides must be plain finite values: {error}") from None
-    retrain = {"retrain": force} if notebook.stem == TRAINING else {}
-    return {"config": str(file), "overrides": overrides, **retrain}
+def _parameters(notebook: Path, values: dict[str, Any], force: bool = False) -> dict[str, Any]:
+    """Return what a notebook is handed: `values`, and ``retrain`` where it has that parameter and is forced.
 
-
-def _check(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse a notebook that lacks one of the parameters (papermill only warns) or disagrees with its other half."""
+    Refuses a notebook that lacks one of the values (papermill only warns), and one that its .py half differs from.
+    """
     try:
         known = papermill.inspect_notebook(str(notebook))
     except Exception as error:  # not a notebook, no kernelspec, no valid JSON
         raise NotebookError(f"{notebook}: cannot be read as a notebook: {error}") from None
-    if unknown := sorted(set(parameters) - set(known)):
+    if unknown := sorted(set(values) - set(known)):
         names = ", ".join(known) or "none"
         raise NotebookError(f"{notebook}: its parameters cell has no {', '.join(unknown)} (it has: {names})")
     script = notebook.with_suffix(".py")
     if script.exists() and _cells(jupytext.read(script)) != _cells(nbformat.read(notebook, as_version=4)):
         advice = f"`jupytext --sync {script}` takes over the newer one"
         raise NotebookError(f"{notebook.name} and {script.name} differ: {advice}")
+    return values | ({"retrain": force} if "retrain" in known else {})
+
+
+def _finite(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `overrides` if a notebook can be handed them: a NaN would make the executed copy invalid JSON."""
+    try:
+        json.dumps(overrides, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"overrides must be plain finite values: {error}") from None
+    return overrides
+
+
+def _require_raw(data: Data, notebooks: Iterable[Path]) -> None:
+    """Refuse to run notebook 01 where its raw videos are not there."""
+    if data.raw and not data.raw.is_dir() and any(path.stem == PREPARATION for path in notebooks):
+        advice = "name the folder of your videos, or run the other notebooks alone (--only 02,03,04)"
+        raise ConfigError(f"data.raw: there is no folder {data.raw}: {advice}")
 
 
 def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Data, force: bool) -> None:

@@ -90,14 +90,14 @@ def finished(tmp_path_factory):
     (broken / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "language": "python", "display_name": "x"}))
     second = "# Training\n---\n{'got': overrides, 'retrain': retrain, 'config': config}"
     third = (
-        "# Ablations\n---\nfrom sslib import workbook\n"
-        "workbook.run(config, ('02',), overrides={**overrides, 'exp_name': 'tiny/variants/base'}, index=False)"
+        "# Ablations\n---\nfrom sslib import workbook\nown = {**overrides, 'exp_name': 'tiny/variants/base'}\n"
+        "workbook.run_variants(config, ('02',), {'base': own}, force=retrain)"
     )
     config = make_clone(
         folder,
         _01_data_preparation=notebook(FIRST),
         _02_training=notebook(second, PARAMETERS + "retrain = False"),
-        _03_ablations=notebook(third),
+        _03_ablations=notebook(third, PARAMETERS + "retrain = False"),
         index=nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4),
     )
     row = {"protocol": "masks", "split": "test <", "part": "all", "method": "model", "measure": "pointing"}
@@ -201,6 +201,8 @@ def test_finished_notebooks_are_skipped_until_something_changes(finished, tmp_pa
     assert [name for name, what in steps(only=("01", "02")) if "skipped" not in what] == ["02_training"]
     assert [name for name, _ in steps(only=("02",), force=True)] == ["02_training"]
     assert results(clone / "reports/tests/tiny/02_training.ipynb") == "['edited', True]"
+    workbook.run(config, only=("03",), force=True, overrides=changes, index=False)  # its variants too
+    assert results(clone / "reports/tests/tiny/variants/base/02_training.ipynb") == "['edited', True]"
     root, folder = clone, clone / "reports/tests/tiny"
     before = workbook._stamp(folder / "03_ablations.ipynb")["digest"]
     ablations = clone / "notebooks/03_ablations.ipynb"
@@ -372,6 +374,7 @@ def test_command_line_errors_are_one_message(tmp_path):
         ([str(config), "--set", "training"], "expected KEY=VALUE"),
         ([str(config), "--set", "training.learning_rate=.nan"], "training.learning_rate"),
         ([str(config), "--set", "ablations.variants.a.seed=.nan"], "plain finite values"),
+        ([str(config), "--set", "data.raw=nowhere"], "data.raw: there is no folder"),
     ):
         result = CliRunner().invoke(app, ["run", *arguments])
         assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr
