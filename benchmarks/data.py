@@ -29,12 +29,13 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from sslib import generated, store
-from sslib.clock import Selection
 from sslib.config import Config
-from sslib.layout import Layout
-from sslib.media import JPEG_QUALITY
-from sslib.prepare import prepare
+from sslib.data import store
+from sslib.data.clock import Selection
+from sslib.data.layout import Layout
+from sslib.data.media import JPEG_QUALITY
+from sslib.data.prepare import prepare
+from sslib.stamps import generated
 
 SECONDS, FPS, SIZE, RATE = 10, 25, (320, 240), 44100
 SCENES, TRACKS = 50, 40

@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from sslib import detection, heatmaps, intervals, metrics, protocols
+from sslib import heatmaps, metrics
+from sslib.evaluation import bootstrap as intervals
+from sslib.evaluation import detection, protocols
 
 
 def clips(count: int) -> dict[str, Any]:

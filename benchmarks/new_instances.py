@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sslib import checkpoint, datasets, metrics, prediction, truth
+from sslib import checkpoint, datasets, metrics, prediction
+from sslib.evaluation import truth
 
 LISTS = {"known": "test", "new": "test_new_instances"}
 RUN = Path(__file__).resolve().parents[1] / "reports/demo/stamps/run/checkpoint.pt"

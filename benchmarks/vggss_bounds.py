@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sslib import heatmaps, metrics
-from sslib.published import read_vggss
+from sslib.data.published import read_vggss
 
 PART = 256  # clips at a time
 KNOWN = {

@@ -41,11 +41,15 @@ import torch
 from IPython.display import HTML, Audio, Markdown, display
 
 from sslib import config as configuration
-from sslib import datasets, features, media, metrics, prepare, presentation, scenes, store, viz
-from sslib.clock import Selection
-from sslib.layout import Layout
-from sslib.splits import SHARE, video_of, write_missing
-from sslib.verification import verify
+from sslib import datasets, features, metrics
+from sslib.data import media, prepare, store
+from sslib.data.clock import Selection
+from sslib.data.layout import Layout
+from sslib.data.splits import SHARE, video_of, write_missing
+from sslib.data.verification import verify
+from sslib.report import figures as viz
+from sslib.report import text as presentation
+from sslib.stamps import scenes
 
 settings = configuration.load(config, overrides)
 data, layout = settings.data, Layout(settings.data.root)
@@ -78,7 +82,7 @@ if library and library.generated:
 # ### Stamps
 #
 # Photographs cut out along their outline, recordings of what they sound like, and photographs of places. They come
-# from four Debian packages; `sslib/stamps_manifest.csv` pins every file by its digest. *Known* pictures and recordings
+# from four Debian packages; `sslib/stamps/stamps_manifest.csv` pins every file by its digest. *Known* pictures and recordings
 # may be used in training; *new* ones are a second picture and a second recording of a class, kept for one test.
 
 # %%

@@ -34,9 +34,10 @@ import pandas as pd
 import torch
 from IPython.display import Markdown, display
 
-from sslib import checkpoint, datasets, engine, features, losses, viz
+from sslib import checkpoint, datasets, engine, features, losses
 from sslib import config as configuration
 from sslib.model import SoundLocalizer
+from sslib.report import figures as viz
 
 settings = configuration.load(config, overrides)
 folder = configuration.experiment_folder(settings)

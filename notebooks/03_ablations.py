@@ -42,11 +42,13 @@ import pandas as pd
 import yaml
 from IPython.display import Markdown, display
 
-from sslib import ablations, viz, workbook
 from sslib import config as configuration
-from sslib.layout import Layout
-from sslib.names import MEASURES
-from sslib.presentation import format_interval
+from sslib.data.layout import Layout
+from sslib.evaluation import ablations
+from sslib.evaluation.names import MEASURES
+from sslib.report import figures as viz
+from sslib.report import workbook
+from sslib.report.text import format_interval
 
 settings = configuration.load(config, overrides)
 variants, seeds = settings.ablations.variants, settings.ablations.seeds

@@ -35,11 +35,15 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from sslib import config as configuration
-from sslib import datasets, evaluation, figures_evaluation, metrics, swaps, viz
-from sslib.figures_evaluation import confidence_by_sound, save_thumbnail, values_by_method
-from sslib.presentation import LEGEND, Results, format_interval, published_results, subset_title
-from sslib.tables import read
-from sslib.truth import TestList
+from sslib import datasets, metrics
+from sslib.evaluation import run as evaluation
+from sslib.evaluation import swaps
+from sslib.evaluation.tables import read
+from sslib.evaluation.truth import TestList
+from sslib.report import evaluation_figures as figures_evaluation
+from sslib.report import figures as viz
+from sslib.report.evaluation_figures import confidence_by_sound, save_thumbnail, values_by_method
+from sslib.report.text import LEGEND, Results, format_interval, published_results, subset_title
 
 settings = configuration.load(config, overrides)
 run = configuration.experiment_folder(settings) / "run"

@@ -26,6 +26,6 @@ reports = "../reports"
 # %%
 from pathlib import Path
 
-from sslib.pages import experiments
+from sslib.report.pages import experiments
 
 experiments(Path(reports).resolve())

@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Execute the numbered notebooks on one configuration; write reports/index.html."""
     with clean_errors():
-        from sslib import workbook
+        from sslib.report import workbook
 
         numbers = tuple(number.strip().zfill(2) for number in only.split(",") if number.strip())
         folder = workbook.run(config, numbers, force, overrides(changes))
@@ -65,7 +65,7 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint (run/checkpoint.pt) or maps of any model (a folder or .npz), or compare finished runs.
 
-    Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. How maps are named: sslib/foreign.py.
+    Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. Their names: sslib/evaluation/foreign.py.
     """
     with clean_errors():
         if compare:
@@ -82,7 +82,9 @@ def evaluate(
 
 
 def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
-    from sslib import checkpoint, evaluation, figures_evaluation
+    from sslib import checkpoint
+    from sslib.evaluation import run as evaluation
+    from sslib.report import evaluation_figures as figures_evaluation
 
     values = checkpoint.load_checkpoint(path)["config"]
     settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
@@ -96,7 +98,8 @@ def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes
         raise ConfigError(f"{path}: maps need --config CONFIG, which says where their test data lie")
     import json
 
-    from sslib import foreign, presentation
+    from sslib.evaluation import foreign
+    from sslib.report import text as presentation
 
     settings = load(config, overrides(changes))
     folder = out or path.with_name(f"{path.stem}-evaluation")
@@ -106,7 +109,8 @@ def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes
 
 
 def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
-    from sslib import comparison, presentation
+    from sslib.evaluation import comparison
+    from sslib.report import text as presentation
 
     changed = overrides(changes)
     if unused := sorted(set(changed) - {"evaluation"}):
@@ -135,7 +139,7 @@ def prepare(
 ) -> None:
     """Turn a folder of raw videos into a data folder; running again does what is missing or changed."""
     with clean_errors():
-        from sslib import prepare as videos
+        from sslib.data import prepare as videos
 
         limits = {"max_seconds": max_seconds, "time_limit": time_limit}
         where = {"workers": workers, "scheduler": scheduler}
@@ -153,9 +157,9 @@ def store(
 ) -> None:
     """Write a data folder into LMDB shards; what is there and unchanged stays."""
     with clean_errors():
-        from sslib import store as lmdb_store
-        from sslib import verification
-        from sslib.clock import Selection
+        from sslib.data import store as lmdb_store
+        from sslib.data import verification
+        from sslib.data.clock import Selection
 
         if verify:
             faults = verification.verify(folder / lmdb_store.NAME, workers=workers, scheduler=scheduler or None)

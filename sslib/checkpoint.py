@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from sslib.config import Config, InputError, portable, resolve, root_for
-from sslib.layout import ClipError, Layout, digest
+from sslib.data.layout import ClipError, Layout, digest
 from sslib.model import SoundLocalizer
 
 FORMAT = 2

@@ -45,7 +45,7 @@ class Section(BaseModel):
 
 
 class Stamps(Section):
-    """The embedded data set: how many scenes of each split are composed, and of what (see ``sslib.scenes``)."""
+    """The embedded data set: how many scenes of each split are composed, and of what (see ``sslib.stamps.scenes``)."""
 
     source: Literal["auto", "media", "generated"] = Field(
         "auto", description="auto: the real media packages, or the labelled generated clips where there are none"

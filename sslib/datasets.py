@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from sslib import media
-from sslib.clock import Selection
 from sslib.config import Config, InputError, SslibError
-from sslib.layout import ClipError, Layout
-from sslib.store import NAME, Store, StoreError
+from sslib.data import media
+from sslib.data.clock import Selection
+from sslib.data.layout import ClipError, Layout
+from sslib.data.store import NAME, Store, StoreError
 
 PickFrame = Callable[[Collection[int]], int]  # which of the frames that are there, by number (1-based)
 

@@ -27,10 +27,10 @@ from tqdm.auto import tqdm
 from sslib import checkpoint, datasets, features, losses, metrics
 from sslib import config as configuration
 from sslib.config import Config, ConfigError, SslibError
-from sslib.layout import write_atomic
+from sslib.data.layout import write_atomic
+from sslib.evaluation.truth import box_truth
 from sslib.model import Output, SoundLocalizer
 from sslib.prediction import predict
-from sslib.truth import box_truth
 
 MOMENTUM = 0.01  # of the running frequency with which a node is foreground
 

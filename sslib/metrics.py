@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from sslib.evaluation.bootstrap import Interval, bootstrap
+
 # Measures, the maps they are of and how sure they are get used together: ``metrics.box_map``, ``metrics.bootstrap``.
 from sslib.heatmaps import (
     GRID,
@@ -29,7 +31,6 @@ from sslib.heatmaps import (
     resize,
     same_number,
 )
-from sslib.intervals import Interval, bootstrap
 
 __all__ = [
     "GRID", "Interval", "MaskCurves", "Threshold", "Truth", "area_group", "auc", "auc_share", "bootstrap", "box_map",

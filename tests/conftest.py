@@ -11,7 +11,8 @@ from pathlib import Path  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from sslib import config, generated, scenes  # noqa: E402
+from sslib import config  # noqa: E402
+from sslib.stamps import generated, scenes  # noqa: E402
 
 torch.set_num_threads(1)  # sums are split the same way everywhere, so "bit for bit" means something
 

@@ -7,10 +7,10 @@ import soundfile
 import torch
 from PIL import Image, ImageDraw
 
-from sslib import store
 from sslib.config import Config
+from sslib.data import store
+from sslib.data.layout import Layout
 from sslib.datasets import AVDataset
-from sslib.layout import Layout
 
 RATE = 8000
 

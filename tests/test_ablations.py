@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sslib import ablations
 from sslib.config import Evaluation
-from sslib.evaluation import MEASURES
+from sslib.evaluation import ablations
+from sslib.evaluation.run import MEASURES
 
 EVALUATION = Evaluation(resamples=500)
 

@@ -12,11 +12,12 @@ from folders import RATE, Folder, iterate, picture, tone
 from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
-from sslib import datasets, media, store
-from sslib.clock import Selection, cut_sound
+from sslib import datasets
+from sslib.data import media, store
+from sslib.data.clock import Selection, cut_sound
+from sslib.data.layout import ClipError, check_id
+from sslib.data.store import StoreError
 from sslib.datasets import AVDataset
-from sslib.layout import ClipError, check_id
-from sslib.store import StoreError
 
 FORMATS = soundfile.available_formats()
 

@@ -17,10 +17,11 @@ import pytest
 import torch
 import videos
 
-from sslib import checkpoint, config, datasets, engine, losses, metrics, prepare, store
+from sslib import checkpoint, config, datasets, engine, losses, metrics
 from sslib.__main__ import clean_errors
 from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
 from sslib.config import Config, ConfigError, SslibError
+from sslib.data import prepare, store
 from sslib.model import SoundLocalizer
 from sslib.prediction import predict
 

@@ -13,26 +13,16 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-from sslib import (
-    checkpoint,
-    comparison,
-    config,
-    datasets,
-    engine,
-    evaluation,
-    figures_evaluation,
-    foreign,
-    measures,
-    negatives,
-    results,
-    tables,
-)
+from sslib import checkpoint, config, datasets, engine
 from sslib.__main__ import app
 from sslib.config import Evaluation
-from sslib.layout import Layout
-from sslib.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
+from sslib.data.layout import Layout
+from sslib.evaluation import comparison, foreign, measures, negatives, results, tables
+from sslib.evaluation import run as evaluation
+from sslib.evaluation.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
+from sslib.evaluation.truth import TestList
 from sslib.prediction import predict
-from sslib.truth import TestList
+from sslib.report import evaluation_figures as figures_evaluation
 
 GRID = 224
 
@@ -349,7 +339,7 @@ def test_scores_of_all_pairs_are_the_highest_cosines(settings, maps):
 
 
 def test_chance_of_a_random_order():
-    from sslib.protocols import chance_at
+    from sslib.evaluation.protocols import chance_at
 
     rng = np.random.default_rng(0)
     found = chance_at(np.array([1, 3, 8]), 8, 2)
@@ -373,7 +363,7 @@ def test_differences_are_those_of_the_same_clips(clips, summary):
     rows = clips[(clips["split"] == "test") & (clips["part"] == "2 objects")]
     own, other = (rows[(rows["map"] == "similarity") & (rows["sound"] == s)] for s in ("own", "shuffled"))
     gain = own["auc_adaptive"].to_numpy() - other["auc_adaptive"].to_numpy()
-    from sslib.intervals import bootstrap
+    from sslib.evaluation.bootstrap import bootstrap
 
     want = bootstrap(gain, own["recording"].tolist(), 200)
     (row,) = [r for r in summary["differences"] if (r["protocol"], r["split"], r["part"], r["control"], r["measure"])
@@ -518,7 +508,7 @@ def test_clips_without_a_box_are_negatives(settings, maps, summary):
     here = own[own["part"] == "2 objects"]
     found = {(r["method"], r["measure"]): r for r in tables.summarize(table, Evaluation(resamples=50))["tables"]
              if r["part"] == "2 objects" and r["split"] == "test"}  # fmt: skip
-    from sslib.detection import detection
+    from sslib.evaluation.detection import detection
 
     want = detection(here["confidence"].to_numpy(), here["source"].to_numpy(), here["ciou"].to_numpy())
     assert [found["model", m]["value"] for m in ("ap", "max_f1", "loc_acc")] == pytest.approx(list(want))

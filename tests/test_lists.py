@@ -7,11 +7,12 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sslib import layout as layouts
-from sslib import store
 from sslib.config import Config
+from sslib.data import layout as layouts
+from sslib.data import store
+from sslib.data.layout import Layout
 from sslib.datasets import AVDataset, load_in_memory
-from sslib.layout import Layout
+
 
 def test_list_of_the_layout_made_on_windows(tmp_path):
     path = tmp_path / "splits/all.txt"

@@ -6,10 +6,11 @@ import torch
 from folders import Folder
 from PIL import Image
 
-from sslib import metrics, truth
+from sslib import metrics
+from sslib.data.media import MediaError
 from sslib.datasets import AVDataset
-from sslib.media import MediaError
-from sslib.truth import TestList
+from sslib.evaluation import truth
+from sslib.evaluation.truth import TestList
 
 BOX = [0.0, 0.0, 1.0, 1.0]
 

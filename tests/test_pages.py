@@ -4,7 +4,7 @@ import nbformat
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from sslib import pages
+from sslib.report import pages
 
 
 def page(tmp_path, *cells, **options):

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sslib import parallel
 from sslib.config import InputError
+from sslib.data import parallel
 
 
 def note(folder, item):

@@ -18,8 +18,8 @@ import soundfile
 import videos
 from PIL import Image
 
-from sslib import manifest, parallel, prepare
-from sslib.layout import Layout
+from sslib.data import manifest, parallel, prepare
+from sslib.data.layout import Layout
 
 
 def hang(path, settings):

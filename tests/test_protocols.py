@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from sslib import detection, intervals, metrics, protocols
+from sslib import metrics
+from sslib.evaluation import bootstrap as intervals
+from sslib.evaluation import detection, protocols
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -18,10 +18,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from sslib import heatmaps, published
+from sslib import heatmaps
 from sslib.config import InputError
-from sslib.layout import Layout
-from sslib.published import (
+from sslib.data import published
+from sslib.data.layout import Layout
+from sslib.data.published import (
     import_image_audio_pairs,
     read_flickr,
     read_ids,

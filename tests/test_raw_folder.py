@@ -21,8 +21,8 @@ from folders import assert_same, iterate
 from PIL import Image
 
 from sslib.config import Config
+from sslib.data.layout import Layout
 from sslib.datasets import AVDataset
-from sslib.layout import Layout
 
 LENGTH = 1.2  # s, of every clip that is not about its length
 

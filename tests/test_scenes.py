@@ -9,9 +9,11 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sslib import generated, media, scenes, stamps
 from sslib.config import InputError, Stamps
-from sslib.layout import Layout
+from sslib.data import media
+from sslib.data.layout import Layout
+from sslib.stamps import generated, scenes
+from sslib.stamps import library as stamps
 
 RATE = 8000
 

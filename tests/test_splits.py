@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from sslib import splits
-from sslib.layout import Layout
+from sslib.data import splits
+from sslib.data.layout import Layout
 
 
 def test_every_clip_is_in_one_list_and_the_shares_hold():

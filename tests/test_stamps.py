@@ -13,8 +13,9 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sslib import generated, stamps
 from sslib.config import InputError
+from sslib.stamps import generated
+from sslib.stamps import library as stamps
 
 RATE = 16000
 

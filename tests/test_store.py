@@ -22,12 +22,13 @@ from folders import RATE, Folder, assert_same, iterate, picture, tone
 from torch.utils.data import DataLoader, StackDataset
 from typer.testing import CliRunner
 
-from sslib import datasets, media, shards, store, verification
+from sslib import datasets
 from sslib.__main__ import app
-from sslib.clock import Selection, cut_sound
+from sslib.data import media, shards, store, verification
+from sslib.data.clock import Selection, cut_sound
+from sslib.data.layout import ClipError
+from sslib.data.store import Store, StoreError
 from sslib.datasets import AVDataset
-from sslib.layout import ClipError
-from sslib.store import Store, StoreError
 
 
 @pytest.fixture

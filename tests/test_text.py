@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from sslib import pages
-from sslib import presentation as text
+from sslib.report import pages
+from sslib.report import text as text
 
 
 def row(method, measure, value, protocol="detection", clusters=9):

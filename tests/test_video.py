@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import videos
 
-from sslib import pictures, video
+from sslib.data import pictures, video
 
 KINDS = {
     "a.mp4": {},

@@ -6,9 +6,11 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from sslib import figures_evaluation, swaps, viz
-from sslib.layout import Layout
-from sslib.truth import TestList
+from sslib.data.layout import Layout
+from sslib.evaluation import swaps
+from sslib.evaluation.truth import TestList
+from sslib.report import evaluation_figures as figures_evaluation
+from sslib.report import figures as viz
 
 
 def lines(axis):

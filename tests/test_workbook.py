@@ -14,10 +14,11 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from typer.testing import CliRunner
 
-from sslib import stamps, workbook
 from sslib.__main__ import app, overrides
 from sslib.config import ConfigError, find, load
-from sslib.layout import Layout
+from sslib.data.layout import Layout
+from sslib.report import workbook
+from sslib.stamps import library as stamps
 
 ROOT = Path(__file__).parents[1]
 KERNEL = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
@@ -215,7 +216,7 @@ def test_finished_notebooks_are_skipped_until_something_changes(finished, tmp_pa
 PREPARE = """# The data
 ---
 from sslib.config import load
-from sslib.layout import Layout
+from sslib.data.layout import Layout
 data = load(config, overrides).data
 layout = Layout(data.root)
 ids = sorted(path.stem for path in data.raw.glob("*.mp4"))

@@ -1,0 +1,1 @@
+"""From raw videos and published data sets to clips on disk."""

@@ -1,0 +1,1 @@
+"""From results to figures, sentences, pages and executed notebooks."""

@@ -1,0 +1,250 @@
+"""Turn an executed notebook into one HTML file that opens without a network: no script, no request.
+
+nbconvert does the work. The template in ``templates/report`` gives the page its look and folds code away, but for cells
+tagged ``teach``. Formulas become MathML, pictures get a text alternative, live widgets (dead in a file) are left out,
+progress bars shrink to their last line, and a list of contents leads to the headings.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import html
+import json
+import os
+import re
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from IPython.display import HTML
+from latex2mathml.converter import convert
+from nbconvert.exporters import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
+from nbformat import NotebookNode
+from traitlets.config import Config as Traits
+
+from sslib.data.layout import write_atomic
+from sslib.report.text import HTML_TEMPLATES, format_date, headline
+
+TEMPLATES = Path(__file__).parent / "templates"
+IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
+LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}
+# latex2mathml sets "log x" without a space; inside a subscript pair an added element would be a wrong child
+FUNCTION = re.compile(
+    r"(?<!<msub>)(?<!<msup>)(?<!<msubsup>)(<mi>(?:log|exp|ln|sin|cos|tanh|arg)</mi>)(?=<m(?:i|n|sub|sup|frac|over)\b)"
+)
+NAVIGATION = re.compile(r'<nav class="pages">.*?</nav>', re.DOTALL)
+ANCHOR = re.compile(r"</?a\b[^>]*>")
+HEADING = re.compile(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>', re.DOTALL)
+FEWEST_HEADINGS = 3  # fewer are seen at a glance
+
+
+def mathml(tex: str, display: str = "inline") -> str:
+    r"""Write TeX as MathML, or as plain code where latex2mathml does not know a command.
+
+    >>> mathml(r"x_1").startswith("<math")
+    True
+    """
+    known = re.sub(r"\\(begin|end)\{aligned\}", r"\\\1{align*}", tex.strip())  # the library knows only the latter
+    try:
+        formula = convert(known, display=display)
+    except Exception:  # its many errors share no base class
+        formula = "\\"
+    if "\\" in formula:  # an unknown command is handed through as text
+        return f'<code class="tex">{html.escape(tex.strip())}</code>'
+    return FUNCTION.sub(r'\1<mspace width="0.17em"/>', formula)
+
+
+class Markdown(IPythonRenderer):
+    """Render Markdown as nbconvert does, which already tells formulas from code, with MathML for the formulas."""
+
+    def heading(self, text: str, level: int, **attrs: str) -> str:
+        name = html.unescape(re.sub(r"<[^>]+>", "", text)).strip().replace(" ", "-")  # the names that Jupyter gives
+        return f'<h{level} id="{html.escape(name)}">{text}</h{level}>\n'
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body)
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def multiline_math(self, text: str) -> str:
+        return mathml(re.sub(r"^(\$\$|\\{1,2}\[)|(\$\$|\\{1,2}\])$", "", text.strip()), "block")
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
+
+
+def markdown(source: str, folder: str = "") -> str:
+    """Write Markdown as HTML; pictures it names, looked for in `folder`, are embedded."""
+    return MarkdownWithMath(renderer=Markdown(escape=False, embed_images=True, path=folder)).render(source)
+
+
+def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: str = "") -> str:
+    """Write an executed notebook as the text of an HTML page.
+
+    Parameters
+    ----------
+    notebook : the executed notebook; it is not changed.
+    folder : where the pictures named in its Markdown are looked for.
+    show_code : False leaves the code out and keeps the outputs.
+    note : a line above the title, for example when and how the notebook was run.
+    """
+    notebook = tidy(copy.deepcopy(notebook))
+    for cell in notebook.cells:
+        if "injected-parameters" in tags(cell):  # no reader needs to know where the clone lay
+            cell.source = cell.source.replace(f"{folder.parent}/", "")
+    exporter = HTMLExporter(
+        config=Traits({"CSSHTMLHeaderPreprocessor": {"style": "default"}}),
+        template_name="report",
+        extra_template_basedirs=[str(TEMPLATES)],
+        exclude_input=not show_code,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    exporter.register_filter("markdown2html", lambda source: markdown(source, str(folder)))
+    exporter.register_filter("mathml", lambda source: mathml(source.strip().strip("$"), "block"))
+    resources = {"metadata": {"name": title(notebook), "path": str(folder)}, "note": note}
+    return add_contents(exporter.from_notebook_node(notebook, resources=resources)[0])
+
+
+def add_contents(page: str) -> str:
+    """List the headings of an HTML page (h2 and h3 with an id) after its title; an id that comes again is numbered."""
+    seen: Counter[str] = Counter()
+    entries = []
+
+    def enter(heading: re.Match) -> str:
+        level, before, name, after, text = heading.groups()
+        seen[name] += 1
+        name += f"-{seen[name]}" if seen[name] > 1 else ""
+        entries.append(f'<li class="level{level}"><a href="#{name}">{ANCHOR.sub("", text)}</a></li>')
+        return f'<h{level}{before} id="{name}"{after}>{text}</h{level}>'
+
+    page = HEADING.sub(enter, page)
+    contents = f'<nav class="contents" aria-label="On this page"><ul>{"".join(entries)}</ul></nav>'
+    return page.replace("</h1>", f"</h1>\n{contents}", 1) if len(entries) >= FEWEST_HEADINGS else page
+
+
+def tidy(notebook: NotebookNode) -> NotebookNode:
+    """Leave out what is dead in a file, and give every picture its text alternative."""
+    notebook.metadata.pop("widgets", None)
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
+    if any("injected-parameters" in tags(cell) for cell in notebook.cells):  # they replace the defaults
+        notebook, _ = TagRemovePreprocessor(remove_cell_tags={"parameters"}).preprocess(notebook, {})
+    caption, count = title(notebook), 0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            caption, count = first_sentence(cell.source) or caption, 0
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_dead(output)]
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                data["text/html"] = re.sub(r"(?is)<script\b.*?</script\s*>", "", data["text/html"])
+            for kind in (kind for kind in IMAGES if kind in data):
+                count += 1
+                alt = caption if count == 1 else f"{caption} (figure {count})"
+                output.metadata.setdefault(kind, NotebookNode()).setdefault("alt", alt)
+    notebook.cells = _without_empty_parts(notebook.cells)
+    return notebook
+
+
+def _is_dead(output: NotebookNode) -> bool:
+    """Tell whether an output shows nothing in a file: a live widget, a script, or a line that erased itself."""
+    if output.output_type == "stream":
+        return not output.text.strip()
+    return bool(LIVE & set(output.get("data", {})))
+
+
+def _without_empty_parts(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Leave out a text tagged ``optional``, with its code up to the next text, where that code showed nothing.
+
+    A notebook for several kinds of data has such parts: what does not concern this one is not printed.
+    """
+    parts: list[list[NotebookNode]] = [[]]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            parts.append([])
+        parts[-1].append(cell)
+    shown = [
+        part for part in parts if part and ("optional" not in tags(part[0]) or any(c.get("outputs") for c in part))
+    ]
+    return [cell for part in shown for cell in part]
+
+
+def tags(cell: NotebookNode) -> list[str]:
+    """Return the tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def title(notebook: NotebookNode) -> str:
+    """Return the first heading of the notebook, without markup."""
+    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = (re.search(r"^#+ +(.+)$", text, re.MULTILINE) for text in texts)
+    return next((_plain(heading.group(1)) for heading in headings if heading), "Notebook")
+
+
+def first_sentence(source: str) -> str:
+    """Return the first sentence of the last paragraph of a Markdown text: what leads up to the figure after it."""
+    text = re.sub(r"(?s)```.*?```|\$\$.*?\$\$|<[^>]+>", "", source)
+    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip() and part.strip()[0] != "|"]
+    last = re.sub(r"(?m)^\s*(#+|[-*]|\d+\.|>)\s+", "", paragraphs[-1]) if paragraphs else ""
+    return re.split(r"(?<=[.!?:])\s", _plain(last))[0].rstrip(":")
+
+
+def _plain(text: str) -> str:
+    """Return Markdown without its marks, on one line."""
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    return re.sub(r"\s+", " ", re.sub(r"[*`$]|(?<!\w)_|_(?!\w)", "", text)).strip()
+
+
+def link_pages(folder: Path, reports: Path) -> None:
+    """Write into every page of an experiment the line that leads to its other pages and to the list of experiments."""
+    names = sorted(file.name for file in folder.glob("[0-9][0-9]_*.html"))
+    up = os.path.relpath(reports / "index.html", folder)
+    experiment = html.escape(folder.relative_to(reports).as_posix())
+    for name in names:
+        links = [f'<a href="{up}">All experiments</a>', f'<span class="experiment">{experiment}</span>']
+        for other in names:
+            here = ' aria-current="page"' if other == name else ""
+            links.append(f'<a href="{other}"{here}>{Path(other).stem.replace("_", " ")}</a>')
+        page = (folder / name).read_text(encoding="utf-8")
+        linked = NAVIGATION.sub(lambda _, links=links: f'<nav class="pages">{" ".join(links)}</nav>', page, count=1)
+        if linked != page:
+            write_atomic(folder / name, linked)
+
+
+def experiments(reports: Path) -> HTML:
+    """Return all experiments under `reports` as HTML, the latest first; the numbers are those of ``summary.json``."""
+    cards = [_card(folder, reports) for folder in sorted(reports.glob("*/*")) if _is_experiment(folder)]
+    cards.sort(key=lambda card: card["changed"], reverse=True)
+    return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(cards=cards))
+
+
+def _is_experiment(folder: Path) -> bool:
+    return (folder / "run").is_dir() or any(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def _card(folder: Path, reports: Path) -> dict[str, Any]:
+    """Return what is known about one experiment; `summary` is empty while it is unfinished."""
+    file, thumbnail = folder / "run" / "summary.json", folder / "run" / "thumbnail.png"
+    summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    changed = (file if file.exists() else folder).stat().st_mtime
+    pages = [(page.stem, page) for page in sorted(folder.glob("[0-9][0-9]_*.html"))]
+    pages += [
+        (f"{page.name.split('.')[0]} (failed)", page) for page in sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))
+    ]
+    variants = {inner.name: sorted(inner.glob("[0-9][0-9]_*.html")) for inner in sorted(folder.glob("variants/*"))}
+    return {
+        "name": folder.relative_to(reports).as_posix(),
+        "changed": changed,
+        "date": format_date(datetime.fromtimestamp(changed)),
+        "summary": summary,
+        "headline": [(label, *interval.split(" ", 1)) for label, interval in headline(summary)],
+        "thumbnail": base64.b64encode(thumbnail.read_bytes()).decode() if thumbnail.exists() else "",
+        "pages": [(label.replace("_", " "), page.relative_to(reports).as_posix()) for label, page in pages],
+        "variants": [(name, found[-1].relative_to(reports).as_posix()) for name, found in variants.items() if found],
+    }

@@ -1,0 +1,325 @@
+"""Run the workbook: papermill executes the numbered notebooks of ``notebooks/`` in order, each becomes a page.
+
+What is executed lies beside its page in ``reports/<exp_prefix>/<exp_name>/``; the originals are never touched. A
+notebook that is finished (same text, configuration, library, data and predecessors) is not executed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jupytext
+import nbformat
+import papermill
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from papermill.exceptions import PapermillExecutionError, strip_color
+from traitlets import default
+
+import sslib
+from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, root_for
+from sslib.data import layout, parallel
+from sslib.report import pages
+from sslib.report.text import format_date
+from sslib.stamps import library as stamps
+
+PREPARATION = "01_data_preparation"
+
+
+class NotebookError(SslibError):
+    """A notebook that cannot be run, or a cell of it that failed; the message says which and why."""
+
+
+class OwnInterpreter(AsyncKernelManager):
+    """Start kernels with this very Python, whatever kernels named python3 the user has installed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        # A MPLBACKEND of the calling shell would leave the pages without figures. The only thing that a kernel itself
+        # logs is that it was interrupted, after each failing cell.
+        quiet = get_kernel_dict(["--log-level=CRITICAL"])
+        return KernelSpec(**quiet, env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+
+    @default("transport_encryption")
+    def _encrypt(self) -> str:
+        return "auto"  # spares the kernel's warning about plain TCP
+
+
+def run(
+    path: str | Path,
+    only: tuple[str, ...] = (),
+    force: bool = False,
+    overrides: dict[str, Any] | None = None,
+    index: bool = True,
+) -> Path:
+    """Execute the notebooks on one configuration, write their pages and return the folder of the experiment.
+
+    Parameters
+    ----------
+    path : the YAML file of the experiment.
+    only : number prefixes of the notebooks to run, for example ``("02", "04")``; all of them when empty.
+    force : execute finished notebooks again, and train again.
+    overrides : nested mapping of literals that replace values of the file.
+    index : renew ``reports/index.html`` at the end; a part of a larger run leaves that to its parent.
+
+    Raises
+    ------
+    ConfigError
+        For a configuration that cannot be used.
+    NotebookError
+        When a notebook does not fit the runner or when one of its cells fails.
+    """
+    file, overrides = find(path), overrides or {}
+    root = root_for(file)  # a file outside any clone means the one we stand in
+    config = load(file, overrides)
+    folder = experiment_folder(config, root)
+    given = {"config": str(file), "overrides": _finite(overrides)}
+    chosen = {path: _parameters(path, given, force) for path in _choose(root / "notebooks", only)}
+    _require_raw(config.data, chosen)  # all checks before the first second of work
+    failure = None
+    for notebook, parameters in chosen.items():
+        try:
+            _step(notebook, folder, parameters, _digest(notebook, config, root, folder), config.data, force)
+        except NotebookError as error:
+            failure = error
+        pages.link_pages(folder, root / "reports")  # the page of a failed one is gone: nothing may lead to it
+        if failure:
+            break
+    if index:
+        write_index(root)
+    if failure:
+        raise failure
+    return folder
+
+
+def run_variants(
+    path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1, force: bool = False
+) -> dict[Any, Path]:
+    """:func:`run` one configuration with several sets of overrides, without renewing the list of experiments.
+
+    Parameters
+    ----------
+    variants : overrides (each with an ``exp_name`` of its own) by any key.
+    jobs : so many at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
+        otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other.
+
+    Returns
+    -------
+    Their folders, in the order of `variants`.
+
+    Raises
+    ------
+    NotebookError, ConfigError
+        Of the first variant that fails; those under way are stopped, and go on from there when run again.
+    """
+    if jobs == 1:
+        return {key: run(path, only, force, overrides, index=False) for key, overrides in variants.items()}
+    folders = {}
+    task = functools.partial(_run_variant, path, only, force, max(1, (os.cpu_count() or 1) // jobs))
+    for (key, _), (folder, seconds) in parallel.each(task, variants.items(), workers=jobs):
+        print(f"{folder.name} {seconds:.0f} s", flush=True)
+        folders[key] = folder
+    return {key: folders[key] for key in variants}
+
+
+def _run_variant(
+    path: str | Path, only: tuple[str, ...], force: bool, threads: int, variant: tuple[Any, dict[str, Any]]
+) -> tuple[Path, float]:
+    """Run a variant in a process of its own; what it prints line by line would mix with that of the others."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the kernels that it starts
+    start = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        folder = run(path, only, force, variant[1], index=False)
+    return folder, time.perf_counter() - start
+
+
+def write_index(root: Path) -> None:
+    """Execute ``notebooks/index.ipynb``, the list of all experiments, to ``reports/index.html``."""
+    notebook, reports = root / "notebooks" / "index.ipynb", root / "reports"
+    if notebook.exists():
+        parameters = _parameters(notebook, {"reports": str(reports)})
+        _execute(notebook, reports / "index.ipynb", parameters, dict, show_code=False)
+
+
+def _choose(folder: Path, only: tuple[str, ...]) -> list[Path]:
+    """Return the numbered notebooks of `folder`, or those whose names begin with one of the given numbers."""
+    notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    if not notebooks:
+        raise NotebookError(f"no numbered notebooks (01_name.ipynb) in {folder}: run this inside a clone of sslib")
+    if unknown := [number for number in only if number not in notebooks]:
+        raise NotebookError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks)}")
+    return [path for number, path in notebooks.items() if not only or number in only]
+
+
+def _parameters(notebook: Path, values: dict[str, Any], force: bool = False) -> dict[str, Any]:
+    """Return what a notebook is handed: `values`, and ``retrain`` where it has that parameter and is forced.
+
+    Refuses a notebook that lacks one of the values (papermill only warns), and one that its .py half differs from.
+    """
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # not a notebook, no kernelspec, no valid JSON
+        raise NotebookError(f"{notebook}: cannot be read as a notebook: {error}") from None
+    if unknown := sorted(set(values) - set(known)):
+        names = ", ".join(known) or "none"
+        raise NotebookError(f"{notebook}: its parameters cell has no {', '.join(unknown)} (it has: {names})")
+    script = notebook.with_suffix(".py")
+    if script.exists() and _cells(jupytext.read(script)) != _cells(nbformat.read(notebook, as_version=4)):
+        advice = f"`jupytext --sync {script}` takes over the newer one"
+        raise NotebookError(f"{notebook.name} and {script.name} differ: {advice}")
+    return values | ({"retrain": force} if "retrain" in known else {})
+
+
+def _finite(overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return `overrides` if a notebook can be handed them: a NaN would make the executed copy invalid JSON."""
+    try:
+        json.dumps(overrides, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"overrides must be plain finite values: {error}") from None
+    return overrides
+
+
+def _require_raw(data: Data, notebooks: Iterable[Path]) -> None:
+    """Refuse to run notebook 01 where its raw videos are not there."""
+    if data.raw and not data.raw.is_dir() and any(path.stem == PREPARATION for path in notebooks):
+        advice = "name the folder of your videos, or run the other notebooks alone (--only 02,03,04)"
+        raise ConfigError(f"data.raw: there is no folder {data.raw}: {advice}")
+
+
+def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Data, force: bool) -> None:
+    """Execute one notebook unless it is finished, and say so in one line."""
+    target, lists = folder / notebook.name, _lists(data.root)
+    known = _stamp(target) if target.with_suffix(".html").exists() else {}
+    print(f"{notebook.stem} ", end="", flush=True)
+    if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
+        print("finished before, skipped", flush=True)
+        return
+
+    def stamp() -> dict[str, Any]:
+        # Notebook 01 writes lists itself: it is finished as long as they are what it left. The others only read them.
+        return {"digest": digest, "lists": _lists(data.root) if notebook.stem == PREPARATION else lists}
+
+    try:
+        seconds = _execute(notebook, target, parameters, stamp, show_code=True)
+    except BaseException:
+        print("failed", flush=True)
+        raise
+    print(f"{seconds:.0f} s", flush=True)
+
+
+def _execute(
+    notebook: Path, target: Path, parameters: dict[str, Any], stamp: Callable[[], dict[str, Any]], show_code: bool
+) -> float:
+    """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
+
+    Both are written under another name first, so that nothing unfinished looks like a report. What `stamp` returns
+    when the last cell has run goes into the metadata of the executed notebook. Returns the seconds of the execution.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(f".partial-{uuid4().hex[:8]}.ipynb")
+    failed, page = target.with_suffix(".failed.ipynb"), target.with_suffix(".html")
+    start = time.perf_counter()
+    try:
+        done = papermill.execute_notebook(
+            str(notebook), str(partial), parameters, cwd=str(notebook.parent), kernel_name="python3",
+            progress_bar=False, kernel_manager_class=OwnInterpreter,
+            stdout_file=sys.stdout,  # what a long cell prints (a line an epoch) is seen while it runs
+        )  # fmt: skip
+        seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
+        done.metadata["sslib"] = stamp() | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
+        note = f"Run on {format_date(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
+        layout.write_atomic(page, pages.export(done, notebook.parent, show_code, note))
+        layout.write_atomic(target, nbformat.writes(done))
+        failed.unlink(missing_ok=True)
+        return seconds
+    except Exception as error:
+        if partial.exists():
+            partial.replace(failed)
+        target.unlink(missing_ok=True)  # a page of an earlier state beside a failed run would mislead
+        page.unlink(missing_ok=True)
+        raise NotebookError(f"{notebook.name}: {_reason(error)}\nkept as {failed}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    """Say why an execution failed, with the last lines of the traceback."""
+    if not isinstance(error, PapermillExecutionError):
+        return f"{type(error).__name__}: {error}"
+    lines = strip_color("\n".join(error.traceback)).strip().splitlines()
+    return f"cell {error.cell_index} failed with {error.ename}\n" + "\n".join(f"  {line}" for line in lines[-20:])
+
+
+def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
+    """Identify what a notebook's results depend on: its text, the configuration, sslib, and the runs before its own.
+
+    Of notebook 01 also the files that clips are made from. Lists and annotations are compared apart (:func:`_lists`).
+    """
+    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
+    package = Path(sslib.__file__).parent
+    files = sorted(file for file in package.rglob("*.*") if file.suffix in {".py", ".csv", ".j2", ".css"})
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    earlier = (_stamp(file) for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2])
+    before = [stamp for stamp in earlier if stamp]
+    cells = _cells(nbformat.read(notebook, as_version=4))
+    sources = _sources(config.data) if notebook.stem == PREPARATION else []
+    return layout.digest([settings, code, cells, before, sources])
+
+
+def _sources(data: Data) -> list[Any]:
+    """List what clips are made from: the raw folder's files; for the embedded data set, media given or installed."""
+    folders, installed = [data.raw] if data.raw else [], []
+    if data.stamps and data.stamps.source != "generated":
+        given = data.stamps.media or os.environ.get(stamps.MEDIA_VARIABLE)
+        folders += [Path(given)] if given else []
+        installed = [entry.path for entry in stamps.manifest() if (stamps.INSTALLED / entry.path).is_file()]
+    return [_listing(folder, data.root) for folder in folders] + installed
+
+
+def _lists(root: Path) -> str:
+    """Identify what a data folder says of its clips: lists, annotations and masks, how they were made."""
+    patterns = ("dataset.json", "manifest.csv", "splits/*.txt", "annotations/*.json")
+    files = sorted(file for pattern in patterns for file in root.glob(pattern))
+    texts = {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return layout.digest([texts, _listing(root / "masks")])
+
+
+def _listing(folder: Path, without: Path | None = None) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of every file below `folder`, but for hidden ones and those in the folder `without`."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != without]
+        for path in (Path(place, name) for name in files if name[0] != "."):
+            with contextlib.suppress(OSError):  # a link to nothing
+                info = path.stat()
+                found.append((path.relative_to(folder).as_posix(), info.st_size, info.st_mtime_ns))
+    return sorted(found)
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    """Return what the runner wrote into an executed notebook; nothing when there is none or it is a failed one."""
+    if not file.exists() or ".failed" in file.name or ".partial" in file.name:
+        return {}
+    try:
+        return dict(nbformat.read(file, as_version=4).metadata.get("sslib", {}))
+    except Exception:  # cut short by a full disk, edited by hand: not finished
+        return {}
+
+
+def _cells(notebook: nbformat.NotebookNode) -> list[list[Any]]:
+    """Return what makes a notebook: kind, tags and text of its cells."""
+    return [[cell.cell_type, pages.tags(cell), cell.source.strip()] for cell in notebook.cells]

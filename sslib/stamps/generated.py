@@ -1,0 +1,77 @@
+"""Stand-ins for the Stamps: drawn shapes and synthesized sounds, for tests and for machines without the media."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+
+import numpy as np
+from PIL import Image
+
+from sslib.stamps.library import Background, Library, Picture, Sound
+
+
+def generated_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 8, seed: int = 0) -> Library:
+    """A drawn shape and a synthesized sound a class, each as a known and a new instance, and places of smooth noise.
+
+    The material of tests, and of a demonstration where no media can be had. `seed` decides every byte.
+    """
+    rng = np.random.default_rng([seed, classes, backgrounds])
+    pictures, sounds = [], []
+    for index in range(classes):
+        for instance in ("known", "new"):
+            label = f"generated:{index:03d}_{instance}", f"shape_{index:03d}", instance
+            pictures.append(Picture(*label, _shape(index, classes, rng)))
+            sounds.append(Sound(*label, _tone(index, classes, sample_rate, rng)))
+    places = tuple(Background(f"generated:place_{index:03d}", _place(rng)) for index in range(backgrounds))
+    digest = hashlib.sha256(f"generated 1 {sample_rate} {classes} {backgrounds} {seed}".encode()).hexdigest()
+    return Library(tuple(pictures), tuple(sounds), places, generated=True, digest=digest)
+
+
+def _shape(index: int, classes: int, rng: np.random.Generator, side: int = 160) -> np.ndarray:
+    """A flower of the class's number of petals, hue and texture, uint8 (H, W, 4) with a soft edge."""
+    width, height = side, round(side * rng.uniform(0.7, 1.0))
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    petals, depth = 2 + index % 6, (0.12, 0.3)[index // 6 % 2]
+    outline = 0.97 - depth + depth * np.cos(petals * angle + rng.uniform(0, 2 * np.pi))
+    alpha = np.clip((outline - radius) * side / 4 + 0.5, 0, 1)
+    wave = (x, y, radius, np.cos(4 * angle) * radius)[index % 4]
+    texture = 0.5 + 0.5 * np.sin(2 * np.pi * (2 + index % 3) * wave + rng.uniform(0, 2 * np.pi))
+    hue = (index * 0.618 + rng.uniform(-0.03, 0.03)) % 1  # golden ratio: neighbours in number are far apart in hue
+    light, dark = (np.array(colorsys.hsv_to_rgb(hue, s, v)) for s, v in ((0.55, 0.95), (0.9, 0.45)))
+    rgb = dark + texture[..., None] * (light - dark)  # (H, W, 3)
+    rgba = (np.concatenate([rgb, alpha[..., None]], axis=2) * 255).astype(np.uint8)
+    rows, columns = (np.flatnonzero((rgba[..., 3] > 127).any(axis=axis)) for axis in (1, 0))
+    return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _tone(index: int, classes: int, sample_rate: int, rng: np.random.Generator, seconds: float = 2.0) -> np.ndarray:
+    """A sound of the class's kind (harmonics, chirps, bursts of noise, warble) around its pitch, float32 (samples,)."""
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    highest = min(3000.0, sample_rate / 8)
+    pitch = 150 * (highest / 150) ** (index / max(1, classes - 1)) * rng.uniform(0.96, 1.04)
+    rate, phase = (2 + index % 5) * rng.uniform(0.95, 1.05), rng.uniform(0, 2 * np.pi)
+    kind = index % 4
+    cycles = pitch * time
+    if kind == 1:  # chirps upwards, `rate` a second
+        cycles = np.cumsum(pitch * (0.7 + 0.6 * ((rate * time + phase) % 1))) / sample_rate
+    elif kind == 3:  # warble
+        cycles = np.cumsum(pitch * (1 + 0.15 * np.sin(2 * np.pi * rate * time + phase))) / sample_rate
+    if kind == 2:
+        noise = np.convolve(rng.standard_normal(len(time)), np.full(40, 0.2), mode="same")
+        wave = noise * np.cos(2 * np.pi * cycles) * ((rate * time + phase) % 1 < 0.5)
+    else:
+        wave = sum(np.sin(2 * np.pi * (n + 1) * cycles + phase * n) * 0.6**n for n in range(3 if kind else 4))
+        wave = wave * (0.6 + 0.4 * np.sin(2 * np.pi * rate * time)) if kind == 0 else wave
+    wave = wave + 0.01 * rng.standard_normal(len(time))
+    return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def _place(rng: np.random.Generator, size: tuple[int, int] = (480, 360)) -> np.ndarray:
+    """Smooth noise of three octaves, uint8 (H, W, 3)."""
+    total = np.zeros((size[1], size[0], 3))
+    for cells, weight in ((3, 0.5), (8, 0.3), (30, 0.2)):
+        noise = Image.fromarray(rng.integers(0, 256, (cells * 3 // 4 + 1, cells, 3), dtype=np.uint8))
+        total += weight * np.asarray(noise.resize(size, Image.Resampling.BICUBIC))
+    return total.astype(np.uint8)

@@ -1,0 +1,337 @@
+"""The Stamps: real cut-out photographs, recordings of what they sound like and photographs of places, fetched by name.
+
+The media belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file
+by sha256, with its class and a verdict. Here the pinned files are brought together (`fetch_media`) and read
+(`load_library`); where there are none, ``sslib.stamps.generated`` makes stand-ins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import lzma
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+from PIL import Image
+
+from sslib.config import InputError, SslibError
+
+MANIFEST = Path(__file__).with_name("stamps_manifest.csv")
+MEDIA_VARIABLE = "SSLIB_STAMPS_MEDIA"
+INSTALLED = Path("/")  # where dpkg puts a package's files
+PICTURE_SIDE, BACKGROUND_SIDE = 512, 1024  # pixels, the longest side at most
+
+
+class Entry(NamedTuple):
+    """One line of the manifest: a file of a package, what it is and how it may be used."""
+
+    kind: str
+    class_name: str
+    instance: str
+    demo: bool
+    package: str
+    path: str
+    sha256: str
+    note: str
+
+    @property
+    def name(self) -> str:
+        """The identity of a picture, recording or place: ``package:path-without-suffix``."""
+        return f"{self.package}:{Path(self.path).with_suffix('').as_posix()}"
+
+
+class Picture(NamedTuple):
+    """An object cut out along its outline."""
+
+    name: str
+    class_name: str
+    instance: str
+    rgba: np.ndarray  # uint8 (H, W, 4), cropped to its opaque part
+
+
+class Sound(NamedTuple):
+    """What an object sounds like; silence at both ends is cut off, the level is as recorded."""
+
+    name: str
+    class_name: str
+    instance: str
+    waveform: np.ndarray  # float32 (samples,), mono, about [-1, 1]
+
+
+class Background(NamedTuple):
+    """A photograph of a place."""
+
+    name: str
+    rgb: np.ndarray  # uint8 (H, W, 3)
+
+
+class Library(NamedTuple):
+    """All that scenes are made of. ``digest`` changes with every file that is missing."""
+
+    pictures: tuple[Picture, ...]
+    sounds: tuple[Sound, ...]
+    backgrounds: tuple[Background, ...]
+    generated: bool
+    digest: str
+    missing: tuple[str, ...] = ()
+
+
+class MediaUnavailable(SslibError, FileNotFoundError):
+    """Too few of the media files can be had to compose any scene."""
+
+
+def manifest(subset: Literal["demo", "all", "considered"] = "all") -> list[Entry]:
+    """The manifest's lines: those of the demo, all usable ones, or with the rejected ones too (``note`` says why)."""
+    with MANIFEST.open(encoding="utf-8", newline="") as file:
+        entries = [Entry(*row)._replace(demo=row[3] == "1") for row in list(csv.reader(file))[1:]]
+    if subset == "considered":
+        return entries
+    return [e for e in entries if e.instance != "rejected" and (e.demo or subset == "all")]
+
+
+def fetch_media(folder: Path, media: Path | None = None) -> Path:
+    """Bring the manifest's files to ``folder/PACKAGE/PATH``; those that are there with the right digest stay.
+
+    Looked for in this order: packages installed on this machine; `media` or else ``$SSLIB_STAMPS_MEDIA``, a folder of
+    .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
+    release of its package) is not used.
+
+    Raises
+    ------
+    MediaUnavailable
+        When no scene could be composed of what was found.
+    NotADirectoryError
+        When the folder given by hand is not there.
+    """
+    folder, tried, entries = Path(folder), [], manifest()
+    media = media or os.environ.get(MEDIA_VARIABLE)
+    if media and not Path(media).is_dir():
+        raise InputError(f"{media}: this folder of Stamps media, given by hand, does not exist")
+    wanted = _absent(folder, entries)
+    if wanted:
+        _copy(folder, wanted, INSTALLED, tried)
+    if wanted and media:
+        _take(folder, wanted, Path(media), tried)
+    if wanted:
+        _download(folder, wanted, tried)
+    _require_enough(folder, entries, tried)
+    return folder
+
+
+def _absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
+    """Entries that are not under `folder` with the digest that the manifest pins, by package and path."""
+    return {(e.package, e.path): e for e in entries if _sha256(folder / e.package / e.path) != e.sha256}
+
+
+def _require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dict[tuple[str, str], Entry]:
+    """Return what is absent, with a warning that names it; raise when nothing could be composed of the rest."""
+    missing = _absent(folder, entries)
+    there = {(e.kind, e.class_name) for e in entries if e.instance == "known" and (e.package, e.path) not in missing}
+    sounding = [c for kind, c in there if kind == "picture" and ("sound", c) in there]
+    looked = "".join(f"\n  - {line}" for line in tried)
+    if len(sounding) < 2 or ("background", "") not in there:
+        packages = " ".join(sorted({e.package for e in entries}))
+        raise MediaUnavailable(
+            f"{len(missing)} of the {len(entries)} media files of the Stamps are not in {folder}.{looked}\n"
+            f"Install the packages ({packages}), or put their .deb files into a folder and name it in "
+            f"${MEDIA_VARIABLE} or data.stamps.media, or choose data.stamps.source: generated."
+        )
+    if missing:
+        names = [f"{package}/{path}" for package, path in sorted(missing)]
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        warnings.warn(
+            f"{len(missing)} of the {len(entries)} media files are missing or of another release: "
+            f"{', '.join(names[:12])}{more}. "
+            f"Data set and digest differ from the published ones: results do not compare.{looked}",
+            stacklevel=3,
+        )
+    return missing
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _keep(folder: Path, entry: Entry, content: bytes) -> bool:
+    """Write a file of the right digest under its name in one step; refuse any other."""
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        return False
+    target = folder / entry.package / entry.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".partial-", delete=False) as partial:
+        partial.write(content)
+    Path(partial.name).replace(target)
+    return True
+
+
+def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
+    """Take what is wanted from extracted packages: ``root/PATH`` or ``root/PACKAGE/PATH``."""
+    before = len(wanted)
+    for key, entry in list(wanted.items()):
+        for path in (root / entry.path, root / entry.package / entry.path):
+            if key in wanted and _sha256(path) == entry.sha256 and _keep(folder, entry, path.read_bytes()):
+                del wanted[key]
+    place = "installed packages" if root == INSTALLED else f"extracted files in {root}"
+    tried.append(f"{place}: {before - len(wanted)} of {before} files")
+
+
+def _take(folder: Path, wanted: dict, media: Path, tried: list[str]) -> None:
+    """Take what is wanted from a folder given by hand: extracted files and .deb files."""
+    _copy(folder, wanted, media, tried)
+    for package in sorted({package for package, _ in wanted}):
+        for deb in sorted(media.glob(f"{package}_*.deb")):
+            _unpack(folder, wanted, package, deb, tried)
+
+
+def _unpack(folder: Path, wanted: dict, package: str, deb: Path, tried: list[str]) -> None:
+    """Take what is wanted of `package` from a .deb; nothing else in it is written anywhere."""
+    before = len(wanted)
+    try:
+        with deb.open("rb") as file, _tar(deb, file) as tar:
+            for member in tar:
+                key = package, member.name.removeprefix("./")
+                if member.isfile() and key in wanted and _keep(folder, wanted[key], tar.extractfile(member).read()):
+                    del wanted[key]
+    except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, subprocess.SubprocessError) as error:
+        tried.append(f"{deb}: cannot be read: {error}")
+    tried.append(f"{deb}: {before - len(wanted)} of {before} files")
+
+
+@contextlib.contextmanager
+def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
+    """The data archive of a .deb, which is an `ar` archive of three members with headers of 60 bytes."""
+    if file.read(8) != b"!<arch>\n":
+        raise ValueError("not a .deb file")
+    while not (header := file.read(60)).startswith(b"data.tar"):
+        if len(header) < 60:
+            raise ValueError("no data archive in it")
+        file.seek(int(header[48:58]) + int(header[48:58]) % 2, os.SEEK_CUR)
+    compression = header[:16].decode("ascii").strip().rstrip("/").removeprefix("data.tar").removeprefix(".")
+    if compression in ("", "xz", "gz", "bz2"):
+        with tarfile.open(fileobj=file, mode=f"r|{compression}") as tar:
+            yield tar
+    elif shutil.which("dpkg-deb"):
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as process:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+                yield tar
+            process.stdout.read()
+    else:
+        raise ValueError(f"Python cannot read data.tar.{compression} and there is no dpkg-deb: extract it by hand")
+
+
+def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
+    """Take what is wanted from packages that apt-get downloads into a private folder."""
+    edition = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()
+    done = {p: folder / p / ".downloaded" for p, _ in wanted}  # not again for the same manifest
+    packages = sorted(p for p in done if not done[p].exists() or done[p].read_text() != edition)
+    if not packages:
+        return
+    if not shutil.which("apt-get"):
+        tried.append("apt-get: not on this machine")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
+        _apt(["update"], Path(private), tried)  # one unreachable source of several does not matter
+        for package in packages:
+            if _apt(["download", package], Path(private), tried):
+                for deb in Path(private).glob(f"{package}_*.deb"):
+                    _unpack(folder, wanted, package, deb, tried)
+                    deb.unlink()
+                done[package].parent.mkdir(exist_ok=True)
+                done[package].write_text(edition)
+
+
+def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
+    """Run apt-get with package lists and cache of its own, so that it needs no root; whether it succeeded."""
+    (private / "lists/partial").mkdir(parents=True, exist_ok=True)
+    (private / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
+    options = [f"Dir::State::lists={private}/lists", f"Dir::Cache={private}/cache", "Acquire::Languages=none"]
+    options += ["APT::Sandbox::User=", "Acquire::http::Timeout=20", "Acquire::Retries=1"]
+    line = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), *command]
+    try:
+        run = subprocess.run(line, cwd=private, capture_output=True, text=True, timeout=900)
+        error = run.stderr.strip()[-300:] if run.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as failure:
+        error = str(failure)
+    if error:
+        tried.append(f"apt-get {' '.join(command)}: {error}")
+    return not error
+
+
+def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all"] = "demo") -> Library:
+    """Read the pictures, sounds (at `sample_rate` Hz) and places that `fetch_media` brought to `folder`.
+
+    Raises
+    ------
+    MediaUnavailable
+        When no scene could be composed of what is there.
+    """
+    entries = manifest(subset)
+    missing = _require_enough(Path(folder), entries, [])
+    there = [e for e in entries if (e.package, e.path) not in missing]
+    labels = "\n".join(sorted(f"{e.kind} {e.class_name} {e.instance} {e.name} {e.sha256}" for e in there))
+    pictures, sounds, backgrounds = [], [], []
+    for e in there:
+        path = Path(folder) / e.package / e.path
+        if e.kind == "picture":
+            pictures.append(Picture(e.name, e.class_name, e.instance, read_picture(path)))
+        elif e.kind == "sound":
+            sounds.append(Sound(e.name, e.class_name, e.instance, read_sound(path, sample_rate)))
+        else:
+            backgrounds.append(Background(e.name, read_background(path)))
+    return Library(
+        tuple(pictures),
+        tuple(sounds),
+        tuple(backgrounds),
+        generated=False,
+        digest=hashlib.sha256(labels.encode()).hexdigest(),
+        missing=tuple(f"{package}/{path}" for package, path in sorted(missing)),
+    )
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """A cut-out, uint8 (H, W, 4), cropped to where it is more opaque than transparent."""
+    with Image.open(path) as file:
+        image = file.convert("RGBA")
+    box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
+    image = image.crop(box).convert("RGBa")  # premultiplied: hidden colours must not bleed into the edge
+    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    return np.array(image.convert("RGBA"))
+
+
+def read_background(path: Path) -> np.ndarray:
+    """A photograph, uint8 (H, W, 3)."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    image.thumbnail((BACKGROUND_SIDE, BACKGROUND_SIDE))
+    return np.array(image)
+
+
+def read_sound(path: Path, sample_rate: int) -> np.ndarray:
+    """A recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends."""
+    waveform, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    return trim(soxr.resample(waveform.mean(axis=1), original_rate, sample_rate, quality="HQ"), sample_rate)
+
+
+def trim(waveform: np.ndarray, sample_rate: int, below: float = 40.0) -> np.ndarray:
+    """Cut off both ends as far as each 10 ms are `below` dB quieter than the loudest 10 ms."""
+    hop = max(1, sample_rate // 100)
+    frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
+    level = np.sqrt((frames**2).mean(axis=1))
+    loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-below / 20))
+    return waveform[loud[0] * hop : (loud[-1] + 1) * hop].astype(np.float32) if len(loud) else waveform
