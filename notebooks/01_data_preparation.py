@@ -34,12 +34,6 @@ overrides = {}
 import os
 import warnings
 
-import ipywidgets
-import numpy as np
-import pandas as pd
-import torch
-from IPython.display import HTML, Audio, Markdown, display
-
 from sslib import config as configuration
 from sslib import datasets, features, metrics
 from sslib.data import media, prepare, store
@@ -50,6 +44,12 @@ from sslib.data.verification import verify
 from sslib.report import figures as viz
 from sslib.report import text as presentation
 from sslib.stamps import scenes
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import HTML, Audio, Markdown, display
 
 settings = configuration.load(config, overrides)
 data, layout = settings.data, Layout(settings.data.root)

@@ -30,14 +30,14 @@ overrides = {}
 retrain = False
 
 # %%
-import pandas as pd
-import torch
-from IPython.display import Markdown, display
-
 from sslib import checkpoint, datasets, engine, features, losses
 from sslib import config as configuration
 from sslib.model import SoundLocalizer
 from sslib.report import figures as viz
+
+import pandas as pd
+import torch
+from IPython.display import Markdown, display
 
 settings = configuration.load(config, overrides)
 folder = configuration.experiment_folder(settings)

@@ -38,10 +38,6 @@ retrain = False
 # %%
 import json
 
-import pandas as pd
-import yaml
-from IPython.display import Markdown, display
-
 from sslib import config as configuration
 from sslib.data.layout import Layout
 from sslib.evaluation import ablations
@@ -49,6 +45,10 @@ from sslib.evaluation.names import MEASURES
 from sslib.report import figures as viz
 from sslib.report import workbook
 from sslib.report.text import format_interval
+
+import pandas as pd
+import yaml
+from IPython.display import Markdown, display
 
 settings = configuration.load(config, overrides)
 variants, seeds = settings.ablations.variants, settings.ablations.seeds

@@ -145,3 +145,13 @@ def test_make_knows_its_targets(tmp_path):
     (tmp_path / ".venv" / ".synced").touch()
     assert plan("test").strip() == '".venv/bin/python" -m pytest'
     assert plan("demo").strip() == '".venv/bin/python" -m sslib run notebooks/configs/demo.yaml'
+
+
+def test_torch_is_loaded_after_sslib_decided_how_its_threads_wait():
+    code = "import sys, sslib, os; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GOMP")}
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1000"
+    for file in (ROOT / "notebooks").glob("*.py"):
+        text = file.read_text()
+        assert "import torch" not in text or text.index("from sslib") < text.index("import torch"), file.name
