@@ -8,7 +8,6 @@ The last lines are what README.md prints.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+
+from sslib.evaluation.comparison import read_summary
 
 EXPERIMENT = "demo/stamps"
 
@@ -44,7 +45,7 @@ def held(process: psutil.Process) -> int:
 def results(folder: Path) -> str:
     """Training time and headline numbers of the demo under `folder`."""
     run = folder / "reports" / EXPERIMENT / "run"
-    summary = json.loads((run / "summary.json").read_text())
+    summary = read_summary(run)
     epochs = pd.read_csv(run / "metrics.csv")
     lines = [f"training: {epochs['seconds'].sum() / 60:.1f} min, {len(epochs)} epochs, validation included"]
     rows = pd.DataFrame(summary["tables"]).query("protocol in ('localization', 'masks')")

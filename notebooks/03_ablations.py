@@ -40,11 +40,11 @@ import json
 
 from sslib import config as configuration
 from sslib.data.layout import Layout
-from sslib.evaluation import ablations
-from sslib.evaluation.names import MEASURES
+from sslib.evaluation import comparison
+from sslib.evaluation.tables import MEASURES
 from sslib.report import figures as viz
 from sslib.report import workbook
-from sslib.report.text import format_interval
+from sslib.report.text import format_interval, settled
 
 import pandas as pd
 import yaml
@@ -92,7 +92,7 @@ trained = {key: configuration.load(config, change) for key, change in changes.it
 if runs:
     rows = []
     for (name, seed), own in trained.items():
-        loss, summary = own.objective, json.loads((runs[name, seed] / "summary.json").read_text())
+        loss, summary = own.objective, comparison.read_summary(runs[name, seed])
         weights = [
             loss.localization,
             *(w * own.model.reasoning for w in (loss.discrimination, loss.divergence)),
@@ -167,29 +167,33 @@ if runs:
 # %% [markdown]
 # ## Results
 #
-# All measures are means over test clips, in percent, with bootstrap intervals that resample recordings. With several
-# seeds a clip counts with its mean over them. The success rate at one half is what papers often print as cIoU.
+# All measures are means over test clips and seeds, in percent, with bootstrap intervals that resample recordings and
+# seeds. The success rate at one half is what papers often print as cIoU.
 
 # %%
 measures = ["pointing", "miou", "success", "auc"]
+others = [name for name in variants if name != base]
 if runs:
-    clips = ablations.collect(runs)
-    results = ablations.measured(clips, measures, settings.evaluation)
-    results = results.assign(set=results["split"] + ", " + results["part"])
-    cells = results.assign(
-        text=results.apply(format_interval, axis=1, percent=True),
-        measure=results["measure"].map(MEASURES),
-    )
+    groups = [
+        comparison.Group(name, [runs[name, seed] for seed in seeds], list(seeds))
+        for name in (base, *others)
+    ]
+    results = comparison.compare(groups, settings.evaluation)
+    results = results[results["measure"].isin(measures)].rename(columns={"run": "variant"})
+    results["set"] = results["split"] + ", " + results["part"]
+    results["label"] = [MEASURES[measure].label for measure in results["measure"]]
+
+# %%
+if runs:
+    cells = results.assign(text=results.apply(format_interval, axis=1, percent=True))
     for name, rows in cells.groupby("set", sort=False):
-        wide = rows.pivot(index="variant", columns="measure", values="text").loc[
-            list(variants), rows["measure"].unique()
-        ]
-        display(
-            Markdown(
-                f"**{name}**, {rows['clips'].iloc[0]} clips of {rows['clusters'].iloc[0]} recordings"
-            )
+        wide = rows.pivot(index="variant", columns="label", values="text")
+        wide = wide.loc[list(variants), rows["label"].unique()].rename_axis(
+            index=None, columns=None
         )
-        display(wide.rename_axis(index=None, columns=None))
+        size, clusters, union = rows[["clips", "clusters", "all_clips"]].max()
+        title = f"**{name}**, {size} of {union} clips, which all variants have, of {clusters} recordings"
+        display(Markdown(title), wide)
 
 # %% [markdown]
 # ### Pointing accuracy by variant
@@ -199,7 +203,7 @@ if runs:
 # %%
 if runs:
     pointing = results[results["measure"] == "pointing"]
-    display(viz.intervals(pointing, "variant", "set", MEASURES["pointing"]))
+    display(viz.intervals(pointing, "variant", "set", MEASURES["pointing"].label))
     lines = []
     for name, rows in pointing.groupby("set", sort=False):
         order = rows.sort_values("value", ascending=False)
@@ -225,10 +229,12 @@ if runs:
         "untrained weights",
         "centre square",
     ]
-    shown = clips[clips["method"].isin(methods)]
-    shown = shown.assign(
-        set=shown["split"] + ", " + shown["part"], percent=100 * shown["pointing"]
+    shown = pd.concat(
+        pd.DataFrame(comparison.read_summary(run)["tables"]).assign(variant=name)
+        for (name, _), run in runs.items()
     )
+    shown = shown[(shown["measure"] == "pointing") & (shown["protocol"] == "masks")]
+    shown = shown.assign(set=shown["split"] + ", " + shown["part"], percent=100 * shown["value"])
     order = pd.MultiIndex.from_product([shown["set"].unique(), variants], names=[None, None])
     table = shown.pivot_table(
         index=["set", "variant"], columns="method", values="percent", sort=False
@@ -254,18 +260,16 @@ if runs:
 # The difference of two variants is taken clip by clip: a clip that is hard for both says nothing about either, so the
 # paired interval is usually narrower than those above. For variant $v$, clip $i$ and seeds $s = 1, \ldots, S$,
 #
-# $$ d_i = \frac{1}{S} \sum_{s} (m_{i,s}^{(v)} - m_{i,s}^{(\mathrm{base})}) $$
+# $$ d_{i,s} = m_{i,s}^{(v)} - m_{i,s}^{(\mathrm{base})} $$
 #
-# and the interval of the mean of $d_i$ resamples recordings. It tells how the result would vary with other test
-# recordings; only further seeds tell how it would vary with another training.
+# and the interval of their mean resamples recordings and seeds, so it tells how the result would vary with other test
+# recordings and with another training. Of a single seed it tells nothing about the latter.
 #
 # Paired differences of pointing accuracy to the base model, with their intervals:
 
 # %%
-differences = pd.DataFrame()
-if len(variants) > 1:
-    differences = ablations.differences(clips, base, measures, settings.evaluation)
-    differences = differences.assign(set=differences["split"] + ", " + differences["part"])
+differences = comparison.gains(results) if len(variants) > 1 else pd.DataFrame()
+if len(differences):
     pointing = differences[differences["measure"] == "pointing"]
     display(
         viz.intervals(pointing, "variant", "set", f"pointing: variant minus {base}", zero=True)
@@ -277,40 +281,19 @@ if len(variants) > 1:
 # %%
 if len(differences):
     cells = differences.assign(
-        text=differences.apply(format_interval, axis=1, sign=True, percent=True),
-        measure=differences["measure"].map(MEASURES),
+        text=differences.apply(format_interval, axis=1, sign=True, percent=True)
     )
-    wide = cells.pivot(index=["set", "variant"], columns="measure", values="text")
-    others = [name for name in variants if name != base]
+    wide = cells.pivot(index=["set", "variant"], columns="label", values="text")
     order = pd.MultiIndex.from_product([cells["set"].unique(), others], names=[None, None])
-    wide = wide.reindex(order)[cells["measure"].unique()].rename_axis(columns=None)
+    wide = wide.reindex(order)[cells["label"].unique()].rename_axis(columns=None)
     display(wide.style.set_properties(**{"white-space": "nowrap"}))
 
 # %% [markdown]
 # ## What may be said
 #
-# A verdict needs two things: an interval over recordings that leaves out 0, and seeds that agree. The first without the
-# second is a property of one training run. The verdict is on pointing accuracy, the measure chosen beforehand.
+# *Better* and *worse* are said of an interval over recordings and seeds that leaves out 0. Of a single seed it is a
+# property of one training run. The verdict is on pointing accuracy, the measure chosen beforehand.
 
 # %%
 if len(differences):
-    lines = [
-        f"- **{row.variant}** against {base}, {row.set}: {row.verdict}."
-        for row in pointing.itertuples()
-    ]
-    display(Markdown("\n".join(lines)))
-    confidence = settings.evaluation.confidence
-    text = f"These are {len(pointing)} intervals read at once: at {confidence:.0%} each, "
-    text += f"{len(pointing) * (1 - confidence):.1f} of them would leave out 0 by chance where no loss adds anything. "
-    text += f"Seeds of each variant: {len(seeds)}."
-    display(Markdown(text))
-
-# %%
-if len(differences):
-    clear = pointing[pointing["verdict"].str.startswith(("higher", "lower"))]
-    text = f"**None of the {len(pointing)} comparisons settles what a loss adds.** More seeds and epochs could; ask for "
-    text += "them in `ablations.seeds` and in `training.epochs` of the variants."
-    if len(clear):
-        text = f"**{len(clear)} of {len(pointing)} comparisons are settled at this budget**; the list says what the "
-        text += "others lack."
-    display(Markdown(text))
+    display(Markdown(settled(pointing, settings.evaluation.confidence)))

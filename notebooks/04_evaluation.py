@@ -28,29 +28,26 @@ config = "configs/demo.yaml"
 overrides = {}
 
 # %%
-import json
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, Markdown, display
 
 from sslib import config as configuration
 from sslib import datasets, metrics
+from sslib.evaluation import comparison, swaps
 from sslib.evaluation import run as evaluation
-from sslib.evaluation import swaps
-from sslib.evaluation.tables import read
 from sslib.evaluation.truth import TestList
 from sslib.report import evaluation_figures as figures_evaluation
 from sslib.report import figures as viz
 from sslib.report.evaluation_figures import confidence_by_sound, save_thumbnail, values_by_method
 from sslib.report.text import LEGEND, Results, format_interval, published_results, subset_title
 
-import numpy as np
-import pandas as pd
-from IPython.display import HTML, Markdown, display
-
 settings = configuration.load(config, overrides)
 run = configuration.experiment_folder(settings) / "run"
 evaluation.evaluate(run, settings)
 save_thumbnail(run, settings)
-summary = json.loads((run / "summary.json").read_text())
-results, clips, maps = Results(summary), read(run / "clips.csv"), np.load(run / "maps.npz")
+summary, clips = comparison.read_summary(run), comparison.read_clips(run)
+results, maps = Results(summary), np.load(run / "maps.npz")
 if summary["data"]["generated"]:
     says = "Drawn shapes and synthesized sounds stand in for real media here."
     display(Markdown(f"> **Generated clips.** {says}"))

@@ -65,7 +65,7 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint (run/checkpoint.pt) or maps of any model (a folder or .npz), or compare finished runs.
 
-    Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. Their names: sslib/evaluation/foreign.py.
+    Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. How maps are named: reports/README.md.
     """
     with clean_errors():
         if compare:
@@ -96,16 +96,15 @@ def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
 def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes: list[str]) -> None:
     if not config:
         raise ConfigError(f"{path}: maps need --config CONFIG, which says where their test data lie")
-    import json
-
-    from sslib.evaluation import foreign
+    from sslib.evaluation import comparison
+    from sslib.evaluation import run as evaluation
     from sslib.report import text as presentation
 
     settings = load(config, overrides(changes))
     folder = out or path.with_name(f"{path.stem}-evaluation")
-    summary, present = foreign.evaluate(path, settings, name or settings.data.tests[0], folder)
-    rows = [row for row in json.loads(summary.read_text(encoding="utf-8"))["tables"] if row["protocol"] != "class"]
-    typer.echo(f"{present}\n\n{presentation.tables_text(rows)}\n\n{summary}")
+    summary, coverage = evaluation.evaluate_maps(path, settings, name or settings.data.tests[0], folder)
+    rows = [row for row in comparison.read_summary(folder)["tables"] if row["protocol"] != "class"]
+    typer.echo(f"{coverage}\n\n{presentation.tables_text(rows)}\n\n{summary}")
 
 
 def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
@@ -116,7 +115,8 @@ def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
     if unused := sorted(set(changed) - {"evaluation"}):
         raise ConfigError(f"--compare: nothing but evaluation.* has a meaning here, not {', '.join(unused)}")
     names = {"exp_prefix": "comparison", "exp_name": "comparison"}
-    table = comparison.compare(paths, resolve(names | changed, Path.cwd(), "--set").evaluation)
+    groups = comparison.group_runs(paths)
+    table = comparison.compare(groups, resolve(names | changed, Path.cwd(), "--set").evaluation)
     typer.echo(presentation.comparison_text(table))
     if out:
         out.mkdir(parents=True, exist_ok=True)

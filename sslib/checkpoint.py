@@ -103,7 +103,7 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
     if not (run / NAME).exists():
         return None
     state = load_checkpoint(run / NAME)
-    changed = _differences(_recipe(_config(state, run / NAME)), _recipe(config))
+    changed = _differences(recipe(_config(state, run / NAME)), recipe(config))
     if changed:
         advice = "give the experiment another exp_name, or start over (retrain, --force)"
         raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {advice}")
@@ -114,7 +114,7 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
     return state
 
 
-def _recipe(config: Config) -> dict[str, Any]:
+def recipe(config: Config) -> dict[str, Any]:
     """What decides the weights, as far as the configuration does: not where data lie nor how fast they are read."""
     sections = {"seed", "data", "front_end", "model", "objective", "training"}
     flat = pd.json_normalize(config.model_dump(mode="json", include=sections), max_level=1).iloc[0].to_dict()

@@ -17,9 +17,9 @@ from sslib import checkpoint, config, datasets, engine
 from sslib.__main__ import app
 from sslib.config import Evaluation
 from sslib.data.layout import Layout
-from sslib.evaluation import comparison, foreign, measures, negatives, results, tables
+from sslib.evaluation import comparison, measures, negatives, tables
 from sslib.evaluation import run as evaluation
-from sslib.evaluation.names import CONTROLS, METHODS, NEGATIVES, PROTOCOLS
+from sslib.evaluation.tables import CONTROLS, MEASURES, METHODS, NEGATIVES, PROTOCOLS
 from sslib.evaluation.truth import TestList
 from sslib.prediction import predict
 from sslib.report import evaluation_figures as figures_evaluation
@@ -42,7 +42,7 @@ def run(settings, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def clips(run) -> pd.DataFrame:
-    return tables.read(run / "clips.csv")
+    return comparison.read_clips(run)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_files_hold_what_the_contract_says(run, settings, clips, maps, summary):
     sounds = {*(("similarity", s) for s in ("own", "shuffled", *NEGATIVES)), *(("untrained", s) for s in NEGATIVES)}
     wanted = sounds | {key for key in METHODS if key[1] == "none"} | {("untrained", "own")}
     for split in settings.data.tests:
-        ids = datasets.Layout(settings.data.root).ids(split)
+        ids = Layout(settings.data.root).ids(split)
         rows = clips[clips["split"] == split]
         assert {key: group["clip_id"].tolist() for key, group in rows.groupby(["map", "sound"])} == dict.fromkeys(
             wanted, ids
@@ -299,7 +299,7 @@ def test_interaction_by_a_loop(clips, summary):
 def test_scenes_count_as_often_as_all_their_recordings_are_drawn():
     units = pd.DataFrame({"scene": list("aabbcc"), "recording": list("xyyzxx")})
     values = np.array([[0.2], [0.9], [0.4]])
-    (found,) = results._over_scenes(values, units, Evaluation(resamples=4000), 0)
+    (found,) = tables.over_scenes(values, units, (4000, 0.95, 0))
     rng, drawn = np.random.default_rng(5), []
     for _ in range(4000):
         count = {name: 0 for name in "xyz"} | dict(
@@ -381,7 +381,7 @@ def test_threshold_is_of_the_negatives_of_val_alone(run, settings, maps, summary
     # the data elsewhere, with other test clips: pictures have changed places, and one clip is gone
     root = tmp_path / "data"
     shutil.copytree(settings.data.root, root, ignore=shutil.ignore_patterns("clips.lmdb"))
-    layout = datasets.Layout(root)
+    layout = Layout(root)
     for one, other in zip(layout.ids("test"), reversed(layout.ids("test")), strict=True):
         shutil.copy(settings.data.root / f"video_frames/{other}/001.jpg", root / f"video_frames/{one}/001.jpg")
     gone = layout.ids("test")[0]
@@ -450,7 +450,7 @@ def test_training_says_how_many_clips_are_there(settings, tmp_path, capsys):
 def test_validation_uses_consensus_and_leaves_out_clips_without_a_source(run, settings, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(settings.data.root, root)
-    layout, (silent, several, *_) = datasets.Layout(root), datasets.Layout(root).ids("val")
+    layout, (silent, several, *_) = Layout(root), Layout(root).ids("val")
     rows = layout.annotations("val")
     rows[silent]["boxes"] = []
     rows[several]["annotators"] = [rows[several]["boxes"], [[0.0, 0.0, 0.9, 0.3]]]
@@ -483,7 +483,7 @@ def test_batch_size_changes_nothing(run, settings, maps, clips, tmp_path):
                 np.testing.assert_allclose(again[name], maps[name], atol=1e-5)
             else:
                 assert (again[name] == maps[name]).all()
-    found, clips = tables.read(tmp_path / "clips.csv"), clips[clips["split"] == "test"]
+    found, clips = comparison.read_clips(tmp_path), clips[clips["split"] == "test"]
     assert (found[["clip_id", "map", "sound"]] == clips[["clip_id", "map", "sound"]]).all(axis=None)
     np.testing.assert_allclose(found["auc_adaptive"], clips["auc_adaptive"], atol=0.051)  # a pixel at a tie may move
     assert found["ciou"].mean() == pytest.approx(clips["ciou"].mean(), abs=1e-3)
@@ -539,28 +539,26 @@ def test_several_annotators_make_a_consensus(settings, maps):
 # Maps from elsewhere
 
 
-def export(maps, folder: Path, split="test", archive=False) -> Path:
+def export(maps, folder: Path, archive: bool, split="test") -> Path:
     """Our own stored maps as another group would hand theirs over."""
-    found = {}
-    for kind in ("similarity", "shuffled", *NEGATIVES, "visual_only"):
-        above = "" if kind == "similarity" else f"{kind}/"
-        found |= {above + i: one for i, one in zip(maps[f"{split}/ids"], maps[f"{split}/{kind}"], strict=True)}
-    for kind in NEGATIVES:
-        found |= {f"val/{kind}/{i}": one for i, one in zip(maps["val/ids"], maps[f"val/{kind}"], strict=True)}
+    kinds = {split: ("similarity", "shuffled", *NEGATIVES, "visual_only"), "val": NEGATIVES}
     if archive:
-        np.savez(folder.with_suffix(".npz"), **found)
+        names = [f"{name}/{kind}" for name, found in kinds.items() for kind in ("ids", *found)]
+        np.savez(folder.with_suffix(".npz"), **{name: maps[name] for name in names})
         return folder.with_suffix(".npz")
-    for number, (name, one) in enumerate(found.items()):
-        path = folder / f"{name}.npy"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path.with_suffix(".npz"), map=one) if number % 3 == 0 else np.save(path, one)
+    for name, found in kinds.items():
+        for kind in found:
+            place = (folder if name == split else folder / name) / ("" if kind == "similarity" else kind)
+            place.mkdir(parents=True, exist_ok=True)
+            for clip_id, one in zip(maps[f"{name}/ids"], maps[f"{name}/{kind}"], strict=True):
+                np.save(place / f"{clip_id}.npy", one)
     return folder
 
 
 @pytest.mark.parametrize("archive", [False, True])
 def test_our_own_maps_from_elsewhere_give_our_own_tables(settings, maps, summary, tmp_path, archive):
-    path, present = foreign.evaluate(
-        export(maps, tmp_path / "maps", archive=archive), settings, "test", tmp_path / "out"
+    path, present = evaluation.evaluate_maps(
+        export(maps, tmp_path / "maps", archive), settings, "test", tmp_path / "out"
     )
     found = json.loads(path.read_text())
     assert str(present) == "15 of 15 present" and found["threshold"]["value"] == summary["threshold"]["value"]
@@ -573,6 +571,19 @@ def test_our_own_maps_from_elsewhere_give_our_own_tables(settings, maps, summary
     gains = [r for r in summary["differences"] if r["split"] == "test" and r["control"] in kept]
     gains = [r for r in gains if r["protocol"] != "retrieval"]
     assert [r for r in found["differences"] if r["control"] in kept] == gains
+
+
+def test_maps_of_a_run_are_maps_from_elsewhere(run, settings, summary, tmp_path):
+    """The file that an evaluation writes goes through the same tables, retrieval included.
+
+    It holds no validation maps of other methods than the model: those have no universal threshold then.
+    """
+    path, _ = evaluation.evaluate_maps(run / "maps.npz", settings, "test", tmp_path)
+    found, ours = json.loads(path.read_text())["tables"], summary["tables"]
+    assert {row["method"] for row in found} == {row["method"] for row in ours}
+    kept = ("model", "model, shuffled sounds", "whole image", "centre square", "oracle ranking", "random order")
+    same = [row for row in ours if row["split"] == "test" and row["method"] in kept]
+    assert [row for row in found if row["method"] in kept] == same
 
 
 def test_missing_and_extra_maps_are_listed(settings, maps, tmp_path):
@@ -590,7 +601,7 @@ def test_missing_and_extra_maps_are_listed(settings, maps, tmp_path):
     assert "not in the list (1): stranger" in done.output and "| model" in done.output
     found = json.loads((tmp_path / "out/summary.json").read_text())
     assert found["present"]["test"]["missing"] == [ids[4]] and found["present"]["test"]["extra"] == ["stranger"]
-    assert ids[4] not in set(tables.read(tmp_path / "out/clips.csv")["clip_id"])
+    assert ids[4] not in set(comparison.read_clips(tmp_path / "out")["clip_id"])
     measured = {row["protocol"] for row in found["tables"]}
     assert {"detection", "retrieval"}.isdisjoint(measured) and {"localization", "masks", "interaction"} <= measured
     assert CliRunner().invoke(app, ["evaluate", str(tmp_path)]).exit_code == 2  # which data?
@@ -608,35 +619,43 @@ def test_missing_and_extra_maps_are_listed(settings, maps, tmp_path):
     ],
 )
 def test_faulty_maps_name_their_file(settings, tmp_path, array, says):
-    ids = datasets.Layout(settings.data.root).ids("test")
+    ids = Layout(settings.data.root).ids("test")
     for clip_id in ids:
         np.save(tmp_path / f"{clip_id}.npy", np.zeros((4, 4)))
     np.save(tmp_path / f"{ids[3]}.npy", array, allow_pickle=True)
-    with pytest.raises(foreign.MapError, match=f"{ids[3]}.npy: .*{says}"):
-        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    with pytest.raises(evaluation.MapError, match=f"{ids[3]}.npy: .*{says}"):
+        evaluation.evaluate_maps(tmp_path, settings, "test", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / f"{ids[3]}.npy").write_bytes(b"\x93NUMPY half")
-    with pytest.raises(foreign.MapError, match=f"{ids[3]}.npy: not an array"):
-        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    with pytest.raises(evaluation.MapError, match=f"{ids[3]}.npy: not an array"):
+        evaluation.evaluate_maps(tmp_path, settings, "test", tmp_path / "out")
 
 
 def test_faulty_folders_of_maps(settings, tmp_path):
-    ids = datasets.Layout(settings.data.root).ids("test")
-    with pytest.raises(foreign.MapError, match="no map of a clip of the list"):
-        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    ids = Layout(settings.data.root).ids("test")
+    with pytest.raises(evaluation.MapError, match="no map of a clip of the list"):
+        evaluation.evaluate_maps(tmp_path, settings, "test", tmp_path / "out")
     for clip_id in ids:
         np.save(tmp_path / f"{clip_id}.npy", np.zeros((4, 4)))
     (tmp_path / "noise").mkdir()
     np.save(tmp_path / "noise" / f"{ids[0]}.npy", np.zeros((4, 4)))
-    with pytest.raises(foreign.MapError, match=rf"noise/: 1 of 15 present, no map of {ids[1]}"):
-        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
-    np.savez(tmp_path / f"{ids[0]}.npz", np.zeros((4, 4)))
-    with pytest.raises(foreign.MapError, match="another map of the same clip"):
-        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
-    (tmp_path / f"{ids[0]}.npy").unlink()
-    np.savez(tmp_path / f"{ids[0]}.npz", a=np.zeros((4, 4)), b=np.zeros((4, 4)))
-    with pytest.raises(foreign.MapError, match=rf"{ids[0]}.npz: 2 arrays"):
-        foreign.evaluate(tmp_path, settings, "test", tmp_path / "out")
+    with pytest.raises(evaluation.MapError, match=rf"noise/: 1 of 15 present, no map of {ids[1]}"):
+        evaluation.evaluate_maps(tmp_path, settings, "test", tmp_path / "out")
+    (tmp_path / "noise").rename(tmp_path / "elsewhere")
+    for name, arrays, says in (
+        ("one.npy", None, "one array"),
+        ("a.npz", {"val/ids": ids}, "no map of a clip of the list 'test'"),
+        ("b.npz", {"test/ids": ids, "test/silence": np.zeros((15, 4, 4))}, "no maps with the clips' own sounds"),
+        ("c.npz", {"test/ids": ids, "test/similarity": np.zeros((14, 4, 4))}, "14 values of .*, but 15 of test/ids"),
+        ("d.npz", {"test/ids": ids, "test/similarity": np.full((15, 4, 4), np.nan)}, f"of '{ids[0]}': 16 values are"),
+        ("e.npz", {"test/ids": ["x"], "test/similarity": np.zeros((1, 4, 4))}, r"no map .*\(15\)|not in the list"),
+    ):
+        path = tmp_path / name
+        np.save(path, np.zeros((4, 4))) if arrays is None else np.savez(path, **arrays)
+        with pytest.raises(evaluation.MapError, match=says):
+            evaluation.evaluate_maps(path, settings, "test", tmp_path / "out")
+        path.unlink()
+    assert not (tmp_path / "out").exists()
 
 
 # Runs side by side
@@ -650,9 +669,10 @@ def made_run(folder: Path, values: np.ndarray, recipe: dict | None, ids=None) ->
     rows["recording"] = [f"r{int(name[4:]) // 2}" for name in names]
     rows = rows.assign(success=(values >= 0.5) * 1.0, auc=values, pointing=np.nan)
     rows.sample(frac=1, random_state=len(folder.name)).to_csv(folder / "clips.csv", index=False)
-    about = {"maps": "maps.npz"}
+    about = {"format": comparison.FORMAT, "maps": "maps.npz"}
     if recipe is not None:
-        about = {"config": {"exp_prefix": "p", "exp_name": folder.name, "model": {"width": 8}} | recipe}
+        del about["maps"]
+        about |= {"config": {"exp_prefix": "p", "exp_name": folder.name, "model": {"width": 8}} | recipe}
     (folder / "summary.json").write_text(json.dumps(about))
     return folder
 
@@ -662,7 +682,7 @@ def test_comparison_is_the_paired_bootstrap(tmp_path):
     first, second = rng.random(30), rng.random(32)
     a = made_run(tmp_path / "a", first, {"seed": 0})
     b = made_run(tmp_path / "b", second, {"seed": 0, "model": {"width": 16}})
-    table = comparison.compare([a, b], Evaluation(resamples=3000)).set_index(["measure", "run"])
+    table = comparison.compare(comparison.group_runs([a, b]), Evaluation(resamples=3000)).set_index(["measure", "run"])
     row = table.loc["auc", "p/b"]
     gain = second[:30] - first
     assert row["gain"] == pytest.approx(gain.mean()) and row["value"] == pytest.approx(second[:30].mean())
@@ -683,16 +703,16 @@ def test_seeds_of_one_configuration_are_combined(tmp_path):
     runs = [made_run(tmp_path / f"a{s}", clips + shift, {"seed": s}) for s, shift in ((0, 0.0), (1, 0.4))]
     runs += [made_run(tmp_path / f"b{s}", clips + 0.5, {"seed": s, "model": {"width": 4}}) for s in (0, 1)]
     runs.append(made_run(tmp_path / "elsewhere", clips, None))
-    found = comparison.groups(runs)
+    found = comparison.group_runs(runs)
     assert [(g.seeds, len(g.runs)) for g in found] == [([0, 1], 2), ([0, 1], 2), ([0], 1)]
-    table = comparison.compare(runs, Evaluation(resamples=1000))
+    table = comparison.compare(found, Evaluation(resamples=1000))
     rows = table[table["measure"] == "auc"].to_dict("records")
     assert [row["seeds"] for row in rows] == [2, 2, 1]
     assert rows[0]["value"] == pytest.approx(clips.mean() + 0.2)
     # gains 0.5 and 0.1 of the two pairs, whatever the clips: drawn both, one, or the other
     assert (rows[1]["gain"], rows[1]["gain_low"], rows[1]["gain_high"]) == pytest.approx((0.3, 0.1, 0.5))
-    assert rows[1]["gain_seeds"] == 2 and rows[1]["said"] == "higher"
-    assert rows[2]["gain_seeds"] == 1 and rows[2]["said"] == "not distinguishable (single seed)"
+    assert rows[1]["gain_seeds"] == 2 and rows[1]["outcome"] == "better"
+    assert rows[2]["gain_seeds"] == 1 and rows[2]["outcome"] == "inconclusive"
 
 
 def test_maps_of_another_size_are_another_configuration(run, settings, tmp_path):
@@ -703,14 +723,41 @@ def test_maps_of_another_size_are_another_configuration(run, settings, tmp_path)
         used = config.resolve(config.merge(settings.model_dump(), values), Path())
         (tmp_path / str(number) / "config.yaml").write_text(config.dump(used))
         evaluation.evaluate(tmp_path / str(number), used)
-    assert [group.seeds for group in comparison.groups([tmp_path / "0", tmp_path / "1"])] == [[0], [1]]
+    assert [group.seeds for group in comparison.group_runs([tmp_path / "0", tmp_path / "1"])] == [[0], [1]]
     found = json.loads((tmp_path / "1/summary.json").read_text())["config"]
     assert found["evaluation"]["image_size"] == 96 and found["seed"] == 1
     found = json.loads((run / "summary.json").read_text())
-    del found["config"]
+    del found["format"]
     (tmp_path / "1/summary.json").write_text(json.dumps(found))
-    with pytest.raises(ValueError, match=f"{tmp_path / '1'} was evaluated by an older sslib, which did not say how"):
-        comparison.groups([tmp_path / "0", tmp_path / "1"])
+    with pytest.raises(comparison.ResultsError, match=f"{tmp_path / '1'} holds results of format 1, this sslib reads"):
+        comparison.group_runs([tmp_path / "0", tmp_path / "1"])
+
+
+def test_variants_are_paired_by_clip_and_by_seed(tmp_path):
+    """A variant that adds 0.1 to every clip under both seeds, however much clips and seeds differ."""
+    hard = np.linspace(0, 0.4, 40)
+    runs = {(n, s): made_run(tmp_path / f"{n}{s}", hard + g + 0.5 * s, {}) for n, g in (("base", 0), ("more", 0.1))
+            for s in (0, 1)}  # fmt: skip
+    groups = [comparison.Group(name, [runs[name, 0], runs[name, 1]], [0, 1]) for name in ("base", "more")]
+    table = comparison.compare(groups, Evaluation(resamples=500))
+    (row,) = comparison.gains(table[table["measure"] == "auc"]).to_dict("records")
+    np.testing.assert_allclose([row["value"], row["low"], row["high"]], 0.1)
+    assert (row["run"], row["clips"], row["clusters"], row["seeds"]) == ("more", 40, 20, 2)
+    assert row["outcome"] == "better"
+    mean = table[(table["measure"] == "auc") & (table["run"] == "base")].to_dict("records")[0]
+    assert mean["value"] == pytest.approx(hard.mean() + 0.25) and mean["low"] < hard.mean() + 0.01
+
+
+def test_seeds_that_disagree_settle_nothing(tmp_path):
+    clips = np.random.default_rng(3).random(30) / 2
+    runs = [made_run(tmp_path / f"base{s}", clips, {}) for s in range(3)]
+    more = [made_run(tmp_path / f"more{s}", clips + gain, {}) for s, gain in enumerate((0.4, 0.06, 0.0))]
+    groups = [comparison.Group("base", runs, [0, 1, 2]), comparison.Group("more", more, [0, 1, 2])]
+    table = comparison.gains(comparison.compare(groups, Evaluation(resamples=2000)))
+    assert table.set_index("measure").loc["auc", "outcome"] == "inconclusive"
+    alone = [group._replace(runs=group.runs[:1], seeds=[0]) for group in groups]
+    row = comparison.gains(comparison.compare(alone, Evaluation(resamples=2000))).set_index("measure").loc["auc"]
+    assert (row["outcome"], row["seeds"]) == ("better", 1)  # on these recordings: another training may differ
 
 
 def test_comparison_on_the_command_line(tmp_path):
@@ -720,14 +767,14 @@ def test_comparison_on_the_command_line(tmp_path):
     asked = ["evaluate", "--compare", str(a), str(b), "--set", "evaluation.resamples=50", "--out", str(tmp_path / "c")]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    assert "gain of p/b" in done.output and "+30.0 [+30.0, +30.0] higher (single seed)" in done.output
+    assert "gain of p/b" in done.output and "+30.0 [+30.0, +30.0] better (single seed)" in done.output
     assert "12 of 12 clips are in all runs" in done.output
     assert len(pd.read_csv(tmp_path / "c/comparison.csv")) == 4
     for bad, code in (([str(a)], 1), ([str(a), str(tmp_path)], 1), ([str(a), str(b), "--set", "seed=3"], 2)):
         assert CliRunner().invoke(app, ["evaluate", "--compare", *bad]).exit_code == code
     other = made_run(tmp_path / "d", values, {}, ids=[f"clip{i}" for i in range(50, 62)])
     with pytest.raises(ValueError, match="no test clip in common"):
-        comparison.compare([a, other], Evaluation())
+        comparison.compare(comparison.group_runs([a, other]), Evaluation())
 
 
 # Verdicts
@@ -739,16 +786,34 @@ def test_verdicts_take_the_best_control():
     rows = [place | {"method": name, "value": one} for name, one in values.items()]
     gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 9}
              for name, low in (("centre square", 0.1), ("untrained weights", -0.1))]  # fmt: skip
-    said = tables.verdict(rows, gains, **place)
-    assert (said.control, said.control_value, said.clear) == ("untrained weights", 0.4, False)
-    assert said.text == "not distinguishable from its best control (untrained weights)"
+    said = comparison.verdict(rows, gains)
+    assert (said.control, said.control_value, said.outcome) == ("untrained weights", 0.4, "inconclusive")
     gains[1]["low"] = 0.05
-    assert tables.verdict(rows, gains, **place).clear
-    assert not tables.verdict(rows, [gain | {"clusters": 1} for gain in gains], **place).clear
+    assert comparison.verdict(rows, gains).outcome == "better"
+    assert comparison.verdict(rows, [gain | {"clusters": 1} for gain in gains]).outcome == "inconclusive"
     gains[1] |= {"low": -0.3, "high": -0.1}
-    assert tables.verdict(rows, gains, **place).text.startswith("worse than")
-    assert tables.verdict(rows, [], **place) is None
+    assert comparison.verdict(rows, gains).outcome == "worse"
+    assert comparison.verdict(rows, []) is None
     low = {**place, "protocol": "universal", "measure": "pia"}  # the less of it the better
     rows, gains = [r | low for r in rows], [r | low for r in gains]
-    said = tables.verdict(rows, gains, **low)
-    assert said.control == "centre square" and said.text.startswith("worse than")
+    said = comparison.verdict(rows, gains)
+    assert said.control == "centre square" and said.outcome == "worse"
+    both = list(comparison.verdicts(rows, gains))
+    assert both == [low | said._asdict()]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [(-0.1, 0.2, "inconclusive"), (0.0, 0.2, "inconclusive"), (0.1, 0.2, "better"), (-0.2, -0.1, "worse"),
+     (np.nan, np.nan, "inconclusive")],
+)  # fmt: skip
+def test_outcomes(low, high, found):
+    assert comparison.outcome(low, high) == found
+    turned = {"better": "worse", "worse": "better"}.get(found, found)
+    assert comparison.outcome(low, high, higher_is_better=False) == turned
+
+
+def test_the_table_of_measures_has_the_columns_of_retrieval():
+    names = {name for name, *_ in measures.recall_names()}
+    assert names == {key for key, measure in MEASURES.items() if measure.protocol == "retrieval"}
+    assert all(measure.key == key for key, measure in MEASURES.items())

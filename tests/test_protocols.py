@@ -232,20 +232,29 @@ def test_many_columns_have_the_intervals_of_each():
     values, recordings = rng.random((30, 4)), rng.choice(list("abcdefgh"), 30)
     values[3:6, 2] = np.nan
     values[:, 3] = np.nan
-    together = intervals.bootstrap_table(values, recordings, 400)
-    for column, found in zip(values.T, together, strict=True):
-        assert found == pytest.approx(intervals.bootstrap(column, recordings, 400), nan_ok=True)
+    together = intervals.bootstrap_means(values, recordings, 400)
+    for number in (0, 1, 3):
+        assert together[number] == pytest.approx(intervals.bootstrap(values[:, number], recordings, 400), nan_ok=True)
+    gaps = intervals.bootstrap(values[:, 2], recordings, 20_000)  # alone it draws only the recordings that it has
+    assert together[2].value == pytest.approx(gaps.value) and together[2][3:] == gaps[3:]
     turned = rng.permutation(30)
-    again = intervals.bootstrap_table(values[turned], recordings[turned], 400)
+    again = intervals.bootstrap_means(values[turned], recordings[turned], 400)
     assert np.ravel(again) == pytest.approx(np.ravel(together), nan_ok=True)
+
+
+def of_means(function, columns, recordings, resamples):
+    """The interval of a function of the means of several columns."""
+    mean = intervals.means(np.stack(columns, axis=1))
+    (found,) = intervals.bootstrap_statistic(lambda weights: function(*mean(weights).T)[:, None], recordings, resamples)
+    return found
 
 
 def test_interval_of_a_function_of_means():
     rng = np.random.default_rng(3)
     first, second, recordings = rng.random(40), rng.random(40), np.repeat(np.arange(10), 4).astype(str)
-    mean = intervals.bootstrap_means(lambda one: one, [first], recordings, 500)
+    mean = of_means(lambda one: one, [first], recordings, 500)
     assert mean == pytest.approx(intervals.bootstrap(first, recordings, 500))
-    found = intervals.bootstrap_means(protocols.harmonic_mean, [first, second], recordings, 4000)
+    found = of_means(protocols.harmonic_mean, [first, second], recordings, 4000)
     assert found.value == pytest.approx(protocols.harmonic_mean(first.mean(), second.mean()))
     plain = []
     for _ in range(4000):
@@ -254,26 +263,47 @@ def test_interval_of_a_function_of_means():
     assert [found.low, found.high] == pytest.approx(np.quantile(plain, [0.025, 0.975]), abs=0.15 * np.std(plain))
     # positives and negatives are other clips of the same recordings
     apart = [np.append(first, np.full(40, np.nan)), np.append(np.full(40, np.nan), second)]
-    twice = intervals.bootstrap_means(protocols.harmonic_mean, apart, np.tile(recordings, 2), 4000)
+    twice = of_means(protocols.harmonic_mean, apart, np.tile(recordings, 2), 4000)
     assert twice[:3] == pytest.approx(found[:3]) and twice.clips == 80
-    none = intervals.bootstrap_means(protocols.harmonic_mean, [first, np.full(40, np.nan)], recordings, 50)
-    assert np.isnan(none.value) and none.clips == 0
+    none = of_means(protocols.harmonic_mean, [first, np.full(40, np.nan)], recordings, 50)
+    assert np.isnan(none[:3]).all()
+
+
+def test_intervals_of_columns_with_gaps_by_a_loop():
+    """A resample draws all recordings; a column's mean is over those of its clips that were drawn."""
+    rng = np.random.default_rng(8)
+    values, recordings = rng.random((24, 2)), np.repeat(list("abcdef"), 4)
+    values[:7, 0] = np.nan  # all of recording a, most of b
+    found = intervals.bootstrap_means(values, recordings, 4000)
+    plain = []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(recordings == name) for name in rng.choice(list("abcdef"), 6)])
+        plain.append(np.nanmean(values[rows], axis=0) if (rows > 6).any() else [np.nan, values[rows, 1].mean()])
+    for one, column, counts in zip(found, np.transpose(plain), ((17, 5), (24, 6)), strict=True):
+        limits = np.nanquantile(column, [0.025, 0.975])
+        assert [one.low, one.high] == pytest.approx(limits, abs=0.15 * np.nanstd(column)) and one[3:] == counts
+    assert found[0].value == pytest.approx(np.nanmean(values[:, 0]))
+
+
+def of_seeds(values, recordings, *resampling):
+    """The interval of the mean over seeds (rows) and clips (columns)."""
+    return intervals.bootstrap_means(values[:, :, None], recordings, *resampling)[0]
 
 
 def test_seeds_are_a_second_level():
     rng = np.random.default_rng(4)
     clips, recordings = rng.random(30), [str(i) for i in range(30)]
-    alike = intervals.bootstrap_seeds(np.stack([clips] * 3), recordings, 2000)
+    alike = of_seeds(np.stack([clips] * 3), recordings, 2000)
     assert alike == pytest.approx(intervals.bootstrap(clips, recordings, 2000))
-    constant = intervals.bootstrap_seeds(np.repeat([[0.0], [1.0]], 30, axis=1), recordings, 4000, confidence=0.4)
+    constant = of_seeds(np.repeat([[0.0], [1.0]], 30, axis=1), recordings, 4000, 0.4)
     assert constant == (0.5, 0.5, 0.5, 30, 30)  # (0, 0), (0, 1), (1, 1) with chances 1/4, 1/2, 1/4
-    assert intervals.bootstrap_seeds(np.repeat([[0.0], [1.0]], 30, axis=1), recordings, 4000)[1:3] == (0, 1)
+    assert of_seeds(np.repeat([[0.0], [1.0]], 30, axis=1), recordings, 4000)[1:3] == (0, 1)
     spread = np.stack([clips, clips + 0.4])
-    both, one = intervals.bootstrap_seeds(spread, recordings, 2000), intervals.bootstrap(clips, recordings, 2000)
+    both, one = of_seeds(spread, recordings, 2000), intervals.bootstrap(clips, recordings, 2000)
     assert both.high - both.low > 1.5 * (one.high - one.low)
     hole = spread.copy()
     hole[1, 5] = np.nan
-    assert intervals.bootstrap_seeds(hole, recordings, 100).clips == 29
+    assert of_seeds(hole, recordings, 100) == of_seeds(np.delete(spread, 5, 1), np.delete(recordings, 5), 100)
 
 
 def test_clusters_for_every_clip():

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from sslib.report import pages
-from sslib.report import text as text
+from sslib.evaluation import comparison
+from sslib.report import pages, text
 
 
 def row(method, measure, value, protocol="detection", clusters=9):
@@ -20,8 +20,9 @@ def row(method, measure, value, protocol="detection", clusters=9):
 
 def said(measure, control, value, low, high):
     place = {"protocol": "detection", "split": "test", "part": "all", "measure": measure}
+    outcome = comparison.outcome(low, high)
     return place | {
-        "control": control, "control_value": 0.3, "value": value, "low": low, "high": high, "clear": low > 0,
+        "control": control, "control_value": 0.3, "value": value, "low": low, "high": high, "outcome": outcome,
     }  # fmt: skip
 
 
@@ -132,6 +133,7 @@ def test_experiments_are_cards(tmp_path):
     run.mkdir(parents=True)
     data = {"name": "stamps", "generated": True}
     summary = {
+        "format": comparison.FORMAT,
         "tables": [row("model", "pointing", 0.5, "masks")],
         "data": data,
         "training": {"epochs": 3, "seconds": 90},
@@ -149,6 +151,17 @@ def test_experiments_are_cards(tmp_path):
         ("02 training (failed)", "a/<b>/02_training.failed.ipynb"),
         ("v", "a/<b>/variants/v/04_evaluation.html"),
     ]
+
+
+def test_experiments_of_another_version_say_so(tmp_path):
+    for name, text_ in (("old", '{"tables": []}'), ("new", "")):
+        (tmp_path / "a" / name / "run").mkdir(parents=True)
+        if text_:
+            (tmp_path / "a" / name / "run/summary.json").write_text(text_)
+    cards = BeautifulSoup(pages.experiments(tmp_path).data, "html.parser").find_all("section")
+    assert {card.h2.text: card.find(class_="badge").text for card in cards} == {
+        "a/old": "results of another version: run it again", "a/new": "unfinished",
+    }  # fmt: skip
 
 
 def test_players(tmp_path):
@@ -218,14 +231,15 @@ def test_overfitting(last, words):
 
 
 def test_what_comparisons_settle():
-    open_ = {"variant": "both", "set": "test, pairs", "verdict": "single seed: not distinguishable at this budget"}
-    said = text.settled(pd.DataFrame([open_] * 2), 0.95, 1)
-    assert said.startswith("- **both**, test, pairs: single seed: not distinguishable at this budget.\n- **both**")
+    one = {"variant": "both", "set": "test, pairs", "outcome": "better", "seeds": 1}
+    said = text.settled(pd.DataFrame([one] * 2), 0.95)
+    assert said.startswith("- **both**, test, pairs: better (single seed).\n- **both**")
     assert (
         "These are 2 intervals read at once: at 95% each, 0.1 of them" in said and "None of the 2 comparisons" in said
     )
-    clear = open_ | {"verdict": "lower at this budget, in 2 seeds"}
-    assert "**1 of 2 comparisons are settled at this budget**" in text.settled(pd.DataFrame([open_, clear]), 0.95, 2)
+    two = one | {"seeds": 2}
+    said = text.settled(pd.DataFrame([two, two | {"outcome": "inconclusive"}]), 0.95)
+    assert "test, pairs: better.\n" in said and "**1 of 2 comparisons are settled at this budget**" in said
 
 
 def test_sound_gains():

@@ -1,28 +1,114 @@
-"""Finished runs side by side, from their ``clips.csv`` alone: paired on the clips that all of them have.
+"""Results held against each other: a model against its controls, and finished runs side by side, clip by clip.
 
 Runs that differ in nothing but the seed are one configuration; its seeds are a second level beside the recordings
-(:func:`sslib.evaluation.bootstrap.bootstrap_seeds`). The first configuration is what the others are compared with.
+(:func:`sslib.evaluation.bootstrap.bootstrap_statistic`). The first configuration is what the others are compared with.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from sslib.config import Evaluation, InputError
-from sslib.evaluation import bootstrap as intervals
-from sslib.evaluation import tables
-from sslib.evaluation.names import METHODS, MODEL, PROTOCOLS
+from sslib import checkpoint
+from sslib.config import Config, Evaluation, InputError, resolve, root_for
+from sslib.evaluation.bootstrap import Interval, bootstrap_means
+from sslib.evaluation.tables import MEASURES, METHODS, MODEL, PROTOCOLS, Row
 
-# What names an experiment makes no other configuration, nor how sure its intervals are.
-NAMES = ("exp_prefix", "exp_name", "seed", "ablations", "evaluation")
-COMPARED = {measure: protocol for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]}
+FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
+COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
 KEYS = ["split", "part", "clip_id"]
+PLACE = ("protocol", "split", "part", "measure")
+
+
+class ResultsError(InputError):
+    """Results that cannot be used; the message names the folder and says what to do."""
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Read ``summary.json`` of an evaluated run.
+
+    Raises
+    ------
+    ResultsError
+        When there is none, and when another version of sslib wrote it.
+    """
+    path = run / "summary.json"
+    if not path.is_file():
+        raise ResultsError(f"{run} holds no summary.json: evaluate it first")
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    if (number := summary.get("format", 1)) != FORMAT:
+        advice = "evaluate its checkpoint again (sslib evaluate), or train again where that is refused too"
+        raise ResultsError(f"{run} holds results of format {number}, this sslib reads format {FORMAT}: {advice}")
+    return summary
+
+
+def read_clips(run: Path) -> pd.DataFrame:
+    """Read ``clips.csv`` of an evaluated run as it was written (a class may be called NA)."""
+    read_summary(run)
+    return pd.read_csv(run / "clips.csv", keep_default_na=False, na_values=[""])
+
+
+# A model and its controls ---------------------------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """The model against the control that does best."""
+
+    control: str
+    control_value: float
+    value: float  # model minus control
+    low: float
+    high: float
+    outcome: str
+
+
+def outcome(low: float, high: float, higher_is_better: bool = True) -> str:
+    """Say what the interval of a difference allows: ``better``, ``worse``, or ``inconclusive`` where 0 is in it."""
+    if low > 0 or high < 0:
+        return "better" if (low > 0) == higher_is_better else "worse"
+    return "inconclusive"
+
+
+def verdict(tables: list[Row], differences: list[Row]) -> Verdict | None:
+    """Compare the model with its best control, the one with the best mean.
+
+    Parameters
+    ----------
+    tables, differences : rows of one measure on the same clips, see :func:`sslib.evaluation.tables.summarize`.
+
+    Returns
+    -------
+    None where there is no control. The interval is that of the paired difference.
+    """
+    gains = {row["control"]: row for row in differences}
+    values = {row["method"]: row["value"] for row in tables if row["method"] in gains}
+    if not values:
+        return None
+    higher = MEASURES[tables[0]["measure"]].higher_is_better
+    control = (max if higher else min)(values, key=values.__getitem__)
+    value, low, high, clusters = (gains[control][key] for key in ("value", "low", "high", "clusters"))
+    # Resampling one recording always gives it back: an interval of no width says nothing.
+    said = outcome(low, high, higher) if clusters > 1 else "inconclusive"
+    return Verdict(control, values[control], value, low, high, said)
+
+
+def verdicts(tables: list[Row], differences: list[Row]) -> Iterator[Row]:
+    """Compare every result of the model with its best control."""
+    groups: dict[tuple, tuple[list[Row], list[Row]]] = {}
+    for index, rows in enumerate((tables, differences)):
+        for row in rows:
+            groups.setdefault(tuple(row[key] for key in PLACE), ([], []))[index].append(row)
+    for key, group in groups.items():
+        if said := verdict(*group):
+            yield dict(zip(PLACE, key, strict=True)) | said._asdict()
+
+
+# Runs side by side ----------------------------------------------------------------------------------------------------
 
 
 class Group(NamedTuple):
@@ -33,61 +119,78 @@ class Group(NamedTuple):
     seeds: list[int]
 
 
-def compare(runs: Sequence[Path], evaluation: Evaluation, seed: int = 0) -> pd.DataFrame:
-    """One row per list, part, measure and configuration: its value, and what it gains over the first configuration.
+def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> pd.DataFrame:
+    """Compare configurations on the clips that all of their runs have.
 
-    Parameters
-    ----------
-    runs : folders with ``clips.csv``: ``run`` of an experiment, or what foreign maps were evaluated into.
+    A gain is the difference to the first configuration, clip by clip, each seed with one of the first in rising order:
+    a seed is no more like its namesake than like any other, so any pairing is as good. Seeds without a partner are left
+    out of gains. Intervals resample recordings and seeds.
 
     Returns
     -------
-    Columns protocol, split, part, measure, run, seeds, value, low, high, clips, clusters, all_clips (of the union of
-    the runs), and for all but the first run gain, gain_low, gain_high, gain_seeds (pairs of seeds) and said.
+    One row per list, part, measure and configuration: protocol, split, part, measure, run, seeds, value, low, high,
+    clips, clusters, all_clips (of the union of the runs), and for all but the first configuration gain, gain_low,
+    gain_high, gain_seeds (pairs of seeds) and outcome.
 
     Raises
     ------
-    ValueError
-        For fewer than two runs, a folder without ``clips.csv``, and runs without common clips.
+    ResultsError
+        For a run that is not evaluated, and runs without common clips.
     """
-    if len(runs) < 2:
-        raise InputError("a comparison needs at least two runs")
-    found = groups(runs)
-    values = {run: _values(run) for group in found for run in group.runs}
-    common, union = _common(list(values.values()))
-    rows = []
-    for (split, part), ids in common.groupby(["split", "part"], sort=False):
+    values = {run: _model_rows(run) for group in groups for run in group.runs}
+    common, union = _common([*values.values()])
+    settings, rows = (evaluation.resamples, evaluation.confidence, seed), []
+    totals = union.groupby(["split", "part"]).size()
+    for place, ids in common.groupby(["split", "part"], sort=False):
         index = pd.MultiIndex.from_frame(ids[KEYS])
-        stacks = {group.name: [values[run].loc[index] for run in group.runs] for group in found}
-        first = next(iter(stacks.values()))[0]
-        recordings = first["recording"].astype(str).to_numpy()
-        total = int(((union["split"] == split) & (union["part"] == part)).sum())
-        for measure, protocol in COMPARED.items():
-            for group in found:
-                columns = _columns(stacks, group, measure)
-                if columns is None:
-                    continue
-                place = {"protocol": protocol, "split": split, "part": part, "measure": measure, "run": group.name}
-                interval = _interval(columns, recordings, evaluation, seed)
-                row = place | {"seeds": len(columns)} | interval._asdict() | {"all_clips": total}
-                base = _columns(stacks, found[0], measure)
-                if group is not found[0] and base is not None:
-                    row |= _gain(columns, base, recordings, evaluation, seed)
-                rows.append(row)
+        recordings = values[groups[0].runs[0]].loc[index, "recording"].astype(str).to_numpy()
+        about = dict(zip(("split", "part"), place, strict=True))
+        total = {"all_clips": int(totals[place])}
+        base = None
+        for group in groups:
+            found = np.stack([values[run].loc[index, COMPARED].to_numpy(float) for run in group.runs])
+            gains = [None] * len(COMPARED)
+            if base is None:
+                base = found
+            else:
+                pairs = min(len(found), len(base))
+                gains = bootstrap_means(found[:pairs] - base[:pairs], recordings, *settings)
+            for measure, interval, gain in zip(
+                COMPARED, bootstrap_means(found, recordings, *settings), gains, strict=True
+            ):
+                if interval.clips:
+                    row = {"protocol": MEASURES[measure].protocol} | about | {"measure": measure, "run": group.name}
+                    row |= {"seeds": len(found)} | interval._asdict() | total
+                    rows.append(row | (_gain(gain, pairs) if gain and gain.clips else {}))
     return pd.DataFrame(rows)
 
 
-def groups(runs: Sequence[Path]) -> list[Group]:
-    """Runs by configuration, in the order of the first of each; seeds in rising order."""
+def _gain(gain: Interval, pairs: int) -> Row:
+    names = {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "gain_seeds": pairs}
+    return names | {"outcome": outcome(gain.low, gain.high)}
+
+
+def gains(table: pd.DataFrame) -> pd.DataFrame:
+    """Take the gains of a comparison as a table of its own: value, low, high, seeds, outcome."""
+    columns = {"gain": "value", "gain_low": "low", "gain_high": "high", "gain_seeds": "seeds"}
+    if "gain" not in table:
+        return table[:0]
+    return table[table["gain"].notna()].drop(columns=[*columns.values()]).rename(columns=columns).astype({"seeds": int})
+
+
+def group_runs(runs: Sequence[Path]) -> list[Group]:
+    """Group two or more runs by configuration, in the order of the first of each; seeds in rising order."""
+    if len(runs) < 2:
+        raise ResultsError("a comparison needs at least two runs")
     sets: dict[str, list[tuple[int, str, Path]]] = {}
     for run in dict.fromkeys(Path(run) for run in runs):
-        if not (run / "clips.csv").is_file():
-            raise InputError(f"{run} holds no clips.csv: evaluate it first")
-        config = _config(run)
-        recipe = {key: value for key, value in config.items() if key not in NAMES} or {"run": str(run.resolve())}
-        recipe["pixels"] = config.get("evaluation", {}).get("image_size")  # other maps of the same weights
-        name = f"{config['exp_prefix']}/{config['exp_name']}" if config else str(run)
-        sets.setdefault(json.dumps(recipe, sort_keys=True), []).append((int(config.get("seed", 0)), name, run))
+        summary = read_summary(run)
+        if "maps" in summary:  # from elsewhere: each is a configuration of its own
+            recipe, seed, name = {"run": str(run.resolve())}, 0, str(run)
+        else:
+            config = resolve(summary["config"], root_for(run), str(run))
+            recipe, seed, name = _recipe(config), config.seed, f"{config.exp_prefix}/{config.exp_name}"
+        sets.setdefault(json.dumps(recipe, sort_keys=True), []).append((seed, name, run))
     found: list[Group] = []
     for members in sets.values():
         seeds, names, folders = zip(*sorted(members), strict=True)
@@ -101,21 +204,17 @@ def groups(runs: Sequence[Path]) -> list[Group]:
     return [g._replace(name=str(g.runs[0])) if taken.count(g.name) > 1 else g for g in found]
 
 
-def _config(run: Path) -> dict[str, Any]:
-    """The configuration a run was evaluated with, as plain values; empty for maps from elsewhere."""
-    path = run / "summary.json"
-    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "maps" in summary:
-        return {}
-    if "config" not in summary:
-        raise ValueError(f"{run} was evaluated by an older sslib, which did not say how: evaluate it again")
-    return summary["config"]
+def _recipe(config: Config) -> dict[str, Any]:
+    """What decides the maps of a run but for its seed: all that decides the weights, and the size of its pictures."""
+    recipe = checkpoint.recipe(config) | {"pixels": config.evaluation.image_size or config.data.image_size}
+    return {key: value for key, value in recipe.items() if key != "seed"}
 
 
-def _values(run: Path) -> pd.DataFrame:
-    rows = tables.read(run / "clips.csv")
+def _model_rows(run: Path) -> pd.DataFrame:
+    """What the model has of every clip; measures that nobody took are NaN."""
+    rows = read_clips(run)
     methods = pd.Series([METHODS.get(key) for key in zip(rows["map"], rows["sound"], strict=True)], index=rows.index)
-    return rows[methods == MODEL].set_index(KEYS)
+    return rows[methods == MODEL].set_index(KEYS).reindex(columns=["recording", *COMPARED])
 
 
 def _common(values: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -124,35 +223,5 @@ def _common(values: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for other in values[1:]:
         common, union = common[common.isin(other.index)], union.union(other.index)
     if not len(common):
-        raise InputError("these runs have no test clip in common")
+        raise ResultsError("these runs have no test clip in common")
     return common.to_frame(index=False), union.to_frame(index=False)
-
-
-def _columns(stacks: dict[str, list[pd.DataFrame]], group: Group, measure: str) -> np.ndarray | None:
-    """Values (seeds, clips) of a measure, or None where a run does not have it."""
-    if not all(measure in rows and rows[measure].notna().any() for rows in stacks[group.name]):
-        return None
-    return np.stack([rows[measure].to_numpy(float) for rows in stacks[group.name]])
-
-
-def _interval(columns: np.ndarray, recordings: np.ndarray, evaluation: Evaluation, seed: int) -> intervals.Interval:
-    settings = (evaluation.resamples, evaluation.confidence, seed)
-    if len(columns) == 1:
-        return intervals.bootstrap(columns[0], recordings, *settings)
-    return intervals.bootstrap_seeds(columns, recordings, *settings)
-
-
-def _gain(
-    columns: np.ndarray, base: np.ndarray, recordings: np.ndarray, evaluation: Evaluation, seed: int
-) -> dict[str, Any]:
-    """The paired difference to the base, each seed with one of the base in rising order: as many pairs as both have.
-
-    A seed is no more like its namesake of another configuration than like any other, so any pairing is as good; one
-    that has no partner is left out.
-    """
-    pairs = min(len(columns), len(base))
-    gain = _interval(columns[:pairs] - base[:pairs], recordings, evaluation, seed)
-    said = "higher" if gain.low > 0 else "lower" if gain.high < 0 else "not distinguishable"
-    if pairs == 1:
-        said += " (single seed)"
-    return {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "gain_seeds": pairs, "said": said}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from sslib.evaluation.bootstrap import Clusters, Interval, bootstrap_weighted
+from sslib.evaluation.bootstrap import Interval, Names, bootstrap_statistic
 from sslib.heatmaps import Ids, check_finite
 
 ROWS = 16  # resamples at a time: 16 x 10,000 doubles stay in the cache
@@ -106,14 +106,14 @@ def detection_intervals(
     score: Float[np.ndarray, " N"],
     positive: Bool[np.ndarray, " N"],
     ciou: Float[np.ndarray, " N"],
-    clusters: Clusters,
+    clusters: Names,
     resamples: int = 10_000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """:func:`detection` with intervals that resample clusters (recordings): keys ``ap``, ``max_f1``, ``loc_acc``."""
     statistic = detection_statistic(score, positive, ciou)
-    return dict(zip(Detection._fields, bootstrap_weighted(statistic, clusters, resamples, level, seed), strict=True))
+    return dict(zip(Detection._fields, bootstrap_statistic(statistic, clusters, resamples, level, seed), strict=True))
 
 
 def _by_confidence(

@@ -6,14 +6,14 @@ model of ours or anybody's, is not known here. Controls that need no model are a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 
 from sslib import metrics
 from sslib.evaluation import detection, protocols, truth
-from sslib.evaluation.names import METHODS, NEGATIVES, array_name, recall_names
+from sslib.evaluation.tables import METHODS, NEGATIVES
 from sslib.evaluation.truth import TestList, Truth
 
 FREE = ("whole_image", "centre_square", "oracle")  # controls that no model is needed for
@@ -21,7 +21,15 @@ SUFFIXES: dict[metrics.Threshold, str] = {
     "median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive",
 }  # fmt: skip
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
+RANKS = (1, 5, 10)
 AVSBENCH_LEVEL = 127  # of 0 … 254: the threshold 0.5
+
+
+def array_name(kind: str, sound: str) -> str:
+    """Name the array of a kind of map under a sound in ``maps.npz``."""
+    if sound in ("own", "none"):
+        return kind
+    return sound if kind == "similarity" else f"{kind}_{sound}"
 
 
 def measure(clips: TestList, arrays: Mapping[str, np.ndarray], levels: Mapping[str, float]) -> pd.DataFrame:
@@ -29,8 +37,8 @@ def measure(clips: TestList, arrays: Mapping[str, np.ndarray], levels: Mapping[s
 
     Parameters
     ----------
-    arrays : maps (N, h, w) by :func:`sslib.evaluation.names.array_name`; with ``image`` (and ``untrained_image``),
-        scores (N, N) of every picture with every sound, there is retrieval.
+    arrays : maps (N, h, w) by :func:`array_name`; with ``image`` (and ``untrained_image``), scores
+        (N, N) of every picture with every sound, there is retrieval.
     levels : kind of map -> universal threshold; without one, what needs it is NaN.
 
     Raises
@@ -152,6 +160,14 @@ def _with_retrieval(
         answers = right[of_class] if direction == "image_to_sound" else right[of_class].T
         chance[name] = protocols.chance_at(answers.sum(axis=1), len(answers), k)
     return [*tables, known.assign(map="random_order", sound="none", **chance)]
+
+
+def recall_names() -> Iterator[tuple[str, bool, str, int]]:
+    """Name each measure of retrieval, with whether it is class-aware, its direction and its k."""
+    for of_class in (False, True):
+        for direction in protocols.Ranks._fields:
+            for k in RANKS:
+                yield f"{'class_' if of_class else ''}r{k}_{direction}", of_class, direction, k
 
 
 def relevant(clips: TestList, of_class: bool) -> np.ndarray:

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Int16
 from torch import Tensor
 
-from sslib.evaluation.names import NEGATIVES, array_name
+from sslib.evaluation.measures import array_name
 from sslib.evaluation.protocols import universal_threshold
+from sslib.evaluation.tables import NEGATIVES
 from sslib.evaluation.truth import TestList
 from sslib.prediction import Sound
 
@@ -68,8 +69,8 @@ def thresholds(maps: dict[str, np.ndarray]) -> dict[str, float]:
 
     Parameters
     ----------
-    maps : as :func:`sslib.evaluation.run.predict_all` names them. A map that no sound went into (``visual_only``) is
-        what it is for silence too.
+    maps : as :func:`sslib.evaluation.run.predict_all` names them. A map that no sound went into (``visual_only``)
+        is what it is for silence too.
 
     Returns
     -------

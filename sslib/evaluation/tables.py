@@ -1,46 +1,147 @@
-"""From ``clips.csv`` to the tables of all protocols: of every list and part, by area and by class; and verdicts."""
+"""Tables of every protocol from the rows of ``clips.csv`` alone: values, and the model's differences to its controls.
+
+Intervals resample recordings; every method and measure sees the same draws, so that differences are paired.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from sslib import metrics
 from sslib.config import Evaluation
-from sslib.evaluation import results
-from sslib.evaluation.names import LOWER_IS_BETTER, PROTOCOLS
-from sslib.evaluation.results import Row
+from sslib.evaluation import detection, protocols
+from sslib.evaluation.bootstrap import Interval, Statistic, bootstrap_means, bootstrap_statistic, means
+from sslib.heatmaps import WORKERS
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the picture makes
+MODEL = "model"
+METHODS = {  # kind of map and sound, and how tables call what they make together
+    ("similarity", "own"): MODEL,
+    ("similarity", "shuffled"): "model, shuffled sounds",
+    ("untrained", "own"): "untrained weights",
+    ("visual_only", "none"): "visual-only (foreground nodes)",
+    ("visual_only_mean", "none"): "visual-only (all nodes)",
+    ("whole_image", "none"): "whole image",
+    ("centre_square", "none"): "centre square",
+    ("oracle", "none"): "oracle ranking",
+    ("random_order", "none"): "random order",
+    ("similarity", "silence"): "model, silence",
+    ("similarity", "noise"): "model, noise",
+    ("similarity", "offscreen"): "model, offscreen",
+    ("untrained", "silence"): "untrained weights, silence",
+    ("untrained", "noise"): "untrained weights, noise",
+    ("untrained", "offscreen"): "untrained weights, offscreen",
+}
+CONTROLS = (  # what knows less than the model: a result has to differ from all of them
+    "model, shuffled sounds", "visual-only (foreground nodes)", "visual-only (all nodes)", "untrained weights",
+    "centre square", "whole image", "random order",
+)  # fmt: skip
 
 
-def read(path: Path) -> pd.DataFrame:
-    """``clips.csv`` as it was written (a class may be called NA)."""
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])
+class Measure(NamedTuple):
+    """One column of a table."""
+
+    key: str
+    label: str
+    protocol: str
+    higher_is_better: bool = True
+
+
+MEASURES = {
+    measure.key: measure
+    for measure in (
+        Measure("success", "success rate at 0.5, median threshold", "localization"),
+        Measure("auc", "AUC, median threshold", "localization"),
+        Measure("success_top_half", "success rate at 0.5, top half threshold", "localization"),
+        Measure("auc_top_half", "AUC, top half threshold", "localization"),
+        Measure("success_fixed", "success rate at 0.5, universal threshold", "localization"),
+        Measure("auc_fixed", "AUC, universal threshold", "localization"),
+        Measure("success_adaptive", "success rate at 0.5, adaptive threshold", "localization"),
+        Measure("auc_adaptive", "AUC, adaptive threshold", "localization"),
+        Measure("pointing", "pointing accuracy", "masks"),
+        Measure("miou", "mean IoU, adaptive threshold", "masks"),
+        Measure("miou_half", "mean IoU, threshold 0.5 of the scaled map", "masks"),
+        Measure("f", "F (β² = 0.3)", "masks"),
+        Measure("ap", "AP", "detection"),
+        Measure("max_f1", "max-F1", "detection"),
+        Measure("loc_acc", "LocAcc", "detection"),
+        Measure("f_loc", "F_LOC", "universal"),
+        Measure("f_auc", "F_AUC", "universal"),
+        Measure("pia", "pIA, all negatives", "universal", higher_is_better=False),
+        Measure("pia_silence", "pIA, silence", "universal", higher_is_better=False),
+        Measure("pia_noise", "pIA, noise", "universal", higher_is_better=False),
+        Measure("pia_offscreen", "pIA, offscreen", "universal", higher_is_better=False),
+        Measure("pia_native", "pIA, clips without a source", "universal", higher_is_better=False),
+        Measure("aoc", "AOC, all negatives", "universal"),
+        Measure("aoc_silence", "AOC, silence", "universal"),
+        Measure("aoc_noise", "AOC, noise", "universal"),
+        Measure("aoc_offscreen", "AOC, offscreen", "universal"),
+        Measure("aoc_native", "AOC, clips without a source", "universal"),
+        Measure("iiou", "IIoU, median threshold", "interaction"),
+        Measure("iauc", "IAUC, median threshold", "interaction"),
+        Measure("iiou_adaptive", "IIoU, adaptive threshold", "interaction"),
+        Measure("iauc_adaptive", "IAUC, adaptive threshold", "interaction"),
+        Measure("r1_image_to_sound", "R@1, image to sound", "retrieval"),
+        Measure("r5_image_to_sound", "R@5, image to sound", "retrieval"),
+        Measure("r10_image_to_sound", "R@10, image to sound", "retrieval"),
+        Measure("r1_sound_to_image", "R@1, sound to image", "retrieval"),
+        Measure("r5_sound_to_image", "R@5, sound to image", "retrieval"),
+        Measure("r10_sound_to_image", "R@10, sound to image", "retrieval"),
+        Measure("class_r1_image_to_sound", "R@1, image to sound, of the class", "retrieval"),
+        Measure("class_r5_image_to_sound", "R@5, image to sound, of the class", "retrieval"),
+        Measure("class_r10_image_to_sound", "R@10, image to sound, of the class", "retrieval"),
+        Measure("class_r1_sound_to_image", "R@1, sound to image, of the class", "retrieval"),
+        Measure("class_r5_sound_to_image", "R@5, sound to image, of the class", "retrieval"),
+        Measure("class_r10_sound_to_image", "R@10, sound to image, of the class", "retrieval"),
+    )
+}
+GROUPED = ("pointing", "miou", "success", "auc", "success_adaptive", "auc_adaptive")  # measures by area and by class
+# protocol -> key of a measure -> label
+PROTOCOLS: dict[str, dict[str, str]] = {
+    **{name: {m.key: m.label for m in MEASURES.values() if m.protocol == name}
+       for name in ("localization", "masks", "detection", "universal", "interaction", "retrieval")},
+    **{name: {key: MEASURES[key].label for key in GROUPED} for name in ("area", "class")},
+}  # fmt: skip
+
+
+# From rows of clips to rows of tables ---------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+Frames = dict[tuple[str, str], pd.DataFrame]  # (map, sound) -> one row a clip, all in the same order
+Columns = dict[tuple[str, str], np.ndarray]  # (method, measure) -> values
+Settings = tuple[int, float, int]  # resamples, confidence, seed
 
 
 def summarize(clips: pd.DataFrame, evaluation: Evaluation, seed: int = 0) -> dict[str, list[Row]]:
-    """``tables``, ``differences`` of the model to each control, and ``verdicts`` of all protocols.
+    """Compute ``tables`` and ``differences`` of the model to each control, of all protocols.
 
     Single classes get no differences: among so many with so few clips some would stand out by chance.
     """
+    settings: Settings = (evaluation.resamples, evaluation.confidence, seed)
     rows: list[Row] = []
     for (split, part), group in clips.groupby(["split", "part"], sort=False):
-        frames = results.by_method(group)
-        for protocol, found in results.of_protocols(frames, evaluation, seed):
+        for protocol, found in Subset.of(group, settings).protocols():
             rows += [{"protocol": protocol, "split": split, "part": part} | row for row in found]
     for protocol, column in (("area", "area_group"), ("class", "class")):
         for (split, part), group in _groups(clips, column):
-            own = results.hearing(results.by_method(group))
-            found = results.means(own, PROTOCOLS[protocol], evaluation, seed, against=protocol == "area")
+            found = Subset.of(group, settings).means(GROUPED, differences=protocol == "area")
             rows += [{"protocol": protocol, "split": split, "part": part} | row for row in found]
-    tables = [row for row in rows if "method" in row]
-    differences = [row for row in rows if "control" in row]
-    return {"tables": tables, "differences": differences, "verdicts": list(verdicts(tables, differences))}
+    return {
+        "tables": [row for row in rows if "method" in row],
+        "differences": [row for row in rows if "control" in row],
+    }
 
 
 def _groups(clips: pd.DataFrame, column: str) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    """Parts of each list by area (in order of size) or class; where there is only one there is nothing to compare."""
+    """Divide each list by area (in order of size) or class; where there is only one there is nothing to compare."""
     order = ["small", "medium", "large", "huge"]
     for split, rows in clips.groupby("split", sort=False):
         names = sorted(set(rows[column].dropna()) - {"", "empty"}, key=lambda n: order.index(n) if n in order else n)
@@ -48,57 +149,204 @@ def _groups(clips: pd.DataFrame, column: str) -> Iterator[tuple[tuple[str, str],
             yield (split, name), rows[rows[column] == name]
 
 
-class Verdict(NamedTuple):
-    """The model against the control that does best."""
+@dataclass(frozen=True)
+class Subset:
+    """The rows of some clips under every method, and how their intervals are drawn."""
 
-    control: str
-    control_value: float
-    value: float  # model minus control
-    low: float
-    high: float
-    clear: bool  # better than its best control, by an interval that excludes 0
-    text: str
+    frames: Frames
+    settings: Settings
+
+    @classmethod
+    def of(cls, clips: pd.DataFrame, settings: Settings) -> Subset:
+        """Divide rows of ``clips.csv`` by kind of map and sound, the clips of each in the same order."""
+        frames = {key: rows.set_index("clip_id") for key, rows in clips.groupby(["map", "sound"], sort=False)}
+        order = next(iter(frames.values())).index
+        return cls({k: rows if rows.index.equals(order) else rows.loc[order] for k, rows in frames.items()}, settings)
+
+    @property
+    def methods(self) -> dict[str, pd.DataFrame]:
+        """The methods of a table, without the rows of negative sounds."""
+        return {METHODS[key]: rows for key, rows in self.frames.items() if key[1] not in NEGATIVES}
+
+    @property
+    def clips(self) -> pd.DataFrame:
+        """What does not depend on the method, for each clip: recording, scene, objects, source."""
+        return next(rows for key, rows in self.frames.items() if key[1] not in NEGATIVES)
+
+    @property
+    def recordings(self) -> np.ndarray:
+        """What is independent, for each clip."""
+        return self.clips["recording"].astype(str).to_numpy()
+
+    def protocols(self) -> Iterator[tuple[str, list[Row]]]:
+        """Compute the rows of every protocol that these clips allow."""
+        for protocol in ("localization", "masks", "retrieval"):
+            yield protocol, self.means(PROTOCOLS[protocol])
+        yield "detection", self.detection()
+        yield "universal", self.universal()
+        yield "interaction", self.interaction()
+
+    def means(self, measures: Iterable[str], differences: bool = True) -> list[Row]:
+        """Average columns that the methods' rows have over clips."""
+        columns = {(method, measure): rows[measure].to_numpy(dtype=np.float64)
+                   for method, rows in self.methods.items() for measure in measures if measure in rows}  # fmt: skip
+        return _mean_rows(columns, lambda values: bootstrap_means(values, self.recordings, *self.settings), differences)
+
+    def detection(self) -> list[Row]:
+        """AP, max-F1, LocAcc with the clips without a source as negatives; where a list has none, off-screen sounds."""
+        found = {METHODS[key]: one for key in self.frames if (one := self._detection(key))}
+        if MODEL not in found:
+            return []
+        with ThreadPoolExecutor(WORKERS) as pool:
+
+            def statistic(weights: np.ndarray) -> np.ndarray:
+                return np.stack([*pool.map(lambda one: one[0](weights), found.values())], axis=1)
+
+            return _statistic_rows(statistic, [*found], PROTOCOLS["detection"], found[MODEL][1], self.settings)
+
+    @property
+    def has_annotated_negatives(self) -> bool:
+        """Whether some clips have no visible source by their annotation: then these are detection's negatives."""
+        return bool((~self.clips["source"]).any())
+
+    def _detection(self, key: tuple[str, str]) -> tuple[Statistic, np.ndarray] | None:
+        """Make the statistic of clips with a source and of negatives under one method, with their recordings."""
+        rows, own = self.frames[key], self.frames.get(("similarity", "own"))
+        if key[1] in NEGATIVES or own is None or rows["confidence"].isna().all():
+            return None
+        if self.has_annotated_negatives:
+            negatives = rows[~rows["source"]]
+        elif ("similarity", "offscreen") not in self.frames:
+            return None
+        elif key[1] == "none":  # what does not hear says of an off-screen sound what it says of any
+            negatives = rows.assign(confidence=0.0) if key[0] == "oracle" else rows
+        elif (key[0], "offscreen") in self.frames:
+            negatives = self.frames[key[0], "offscreen"]
+        else:
+            return None
+        positives = rows[rows["source"] & own["ciou"].notna()]
+        both = pd.concat([positives, negatives])
+        positive = np.arange(len(both)) < len(positives)
+        ciou = np.where(positive, both["ciou"].to_numpy(float), np.nan)
+        statistic = detection.detection_statistic(both["confidence"].to_numpy(float), positive, ciou)
+        return statistic, both["recording"].astype(str).to_numpy()
+
+    def universal(self) -> list[Row]:
+        """pIA and AOC of each kind of negative, and F_LOC and F_AUC of all with the positives at the same threshold."""
+        shares = {METHODS[key]: rows.assign(**self._negative_shares(key))
+                  for key, rows in self.frames.items() if key[1] not in NEGATIVES and "pia" in rows}  # fmt: skip
+        if MODEL not in shares:
+            return []
+        success, pia, auc, aoc = (
+            means(np.stack([rows[column].to_numpy(float) for rows in shares.values()], axis=1))
+            for column in ("success_fixed", "pia", "auc_fixed", "aoc")
+        )
+
+        def harmonic(weights: np.ndarray) -> np.ndarray:
+            both = protocols.f_loc(success(weights), pia(weights)), protocols.f_auc(auc(weights), aoc(weights))
+            return np.stack(both, axis=2)
+
+        found = _statistic_rows(harmonic, [*shares], ("f_loc", "f_auc"), self.recordings, self.settings)
+        # Shuffling the sounds of positives leaves the negatives as they are: only F is another one.
+        shares.pop("model, shuffled sounds", None)
+        columns = {(method, name): rows[name].to_numpy(float)
+                   for method, rows in shares.items() for name in PROTOCOLS["universal"] if name in rows}  # fmt: skip
+        return found + _mean_rows(columns, lambda values: bootstrap_means(values, self.recordings, *self.settings))
+
+    def _negative_shares(self, key: tuple[str, str]) -> dict[str, np.ndarray]:
+        """Columns ``pia…`` and ``aoc…`` of each clip: of each kind of negative, and their mean."""
+        rows, pia = self.frames[key], {}
+        for kind in NEGATIVES:
+            if ("similarity", kind) in self.frames:
+                negative = rows if key[1] == "none" else self.frames.get((key[0], kind))
+                pia[f"_{kind}"] = np.full(len(rows), np.nan) if negative is None else negative["pia"].to_numpy(float)
+        pia["_native"] = np.where(rows["source"], np.nan, rows["pia"].to_numpy(float))
+        aoc = {suffix: protocols.aoc_share(values) for suffix, values in pia.items()}
+        pia[""], aoc[""] = _mean_of(pia), _mean_of(aoc)
+        return {f"pia{name}": found for name, found in pia.items()} | {f"aoc{k}": found for k, found in aoc.items()}
+
+    def interaction(self) -> list[Row]:
+        """IIoU and IAUC over the scenes all of whose objects sound in turn."""
+        scenes, objects = self.clips["scene"].astype(str).to_numpy(), self.clips["objects"].to_numpy(float)
+        _, start, count = np.unique(scenes, return_index=True, return_counts=True)
+        complete = (count > 1) & (np.isnan(objects[start]) | (objects[start] == count))
+        columns = {}
+        for method, rows in self.methods.items():
+            for suffix in ("", "_adaptive"):
+                if f"ciou{suffix}" in rows:
+                    least = protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes).value
+                    least = np.where(complete, least, np.nan)
+                    columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
+                    columns[method, f"iauc{suffix}"] = metrics.auc_share(least)
+        units = pd.DataFrame({"scene": scenes, "recording": self.recordings})
+        return _mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
 
 
-def verdict(tables: list[Row], differences: list[Row], **place: str) -> Verdict | None:
-    """How the model stands to its best control: the one with the best mean in the same table.
+def _mean_of(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Average what each clip has; NaN where it has nothing."""
+    values = np.stack(list(columns.values()))
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def over_scenes(values: np.ndarray, units: pd.DataFrame, settings: Settings) -> list[Interval]:
+    """Average columns of `values`, one row a scene (sorted by name), with intervals that resample recordings.
+
+    A scene has a recording for each of its sounds. A resample of recordings counts it as often as the product of how
+    often these were drawn (Owen 2007), since it depends on each of them.
 
     Parameters
     ----------
-    place : ``protocol``, ``split``, ``part`` and ``measure``.
-
-    Returns
-    -------
-    None where there is no control. The interval is that of the paired difference.
+    units : scene and recording of every clip.
     """
-    sign = -1 if place["measure"] in LOWER_IS_BETTER else 1
-    gains = {row["control"]: row for row in differences if _matches(row, place)}
-    values = {row["method"]: row["value"] for row in tables if _matches(row, place) and row["method"] in gains}
-    if not values:
-        return None
-    control = max(values, key=lambda name: sign * values[name])
-    gain = gains[control]
-    low, high = gain["low"], gain["high"]
-    better, worse = (low > 0, high < 0) if sign > 0 else (high < 0, low > 0)
-    if gain["clusters"] < 2:  # resampling one recording always gives it back: an interval of no width says nothing
-        better = worse = False
-    said = "better than" if better else "worse than" if worse else "not distinguishable from"
-    text = f"{said} its best control ({control})"
-    return Verdict(control, values[control], gain["value"], low, high, bool(better), text)
+    known = ~np.isnan(values)
+    used = known.any(axis=1)
+    units = units[units["scene"].isin(np.unique(units["scene"])[used])]
+    units = units.drop_duplicates().sort_values("scene", kind="stable")
+    starts, mean = np.unique(units["scene"], return_index=True)[1], means(values[used])
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        return mean(np.multiply.reduceat(weights.astype(np.float64), starts, axis=1))
+
+    found = bootstrap_statistic(statistic, units["recording"].to_numpy(), *settings)
+    return [one._replace(clips=int(count)) for one, count in zip(found, known.sum(axis=0), strict=True)]
 
 
-def _matches(row: Row, place: dict[str, str]) -> bool:
-    return all(row[key] == value for key, value in place.items())
+def _mean_rows(columns: Columns, bootstrap: Callable[[np.ndarray], list[Interval]], differences=True) -> list[Row]:
+    """Rows of columns of values, and of the model's differences to its controls, clip by clip."""
+    columns = {key: values for key, values in columns.items() if not np.isnan(values).all()}
+    gains = {
+        (control, measure): columns[MODEL, measure] - values
+        for (control, measure), values in columns.items()
+        if differences and control in CONTROLS and (MODEL, measure) in columns
+    }
+    if not columns:
+        return []
+    names = [*(("method", *key) for key in columns), *(("control", *key) for key in gains)]
+    found = bootstrap(np.column_stack([*columns.values(), *gains.values()]))
+    return [_row(*name, interval) for name, interval in zip(names, found, strict=True) if interval.clips]
 
 
-def verdicts(tables: list[Row], differences: list[Row]) -> Iterator[Row]:
-    """A verdict on every result of the model that has a control."""
-    groups: dict[tuple, tuple[list[Row], list[Row]]] = {}
-    for index, rows in enumerate((tables, differences)):
-        for row in rows:
-            key = (row["protocol"], row["split"], row["part"], row["measure"])
-            groups.setdefault(key, ([], []))[index].append(row)
-    for key, group in groups.items():
-        place = dict(zip(("protocol", "split", "part", "measure"), key, strict=True))
-        if said := verdict(*group, **place):
-            yield place | said._asdict()
+def _statistic_rows(
+    statistic: Statistic, methods: list[str], measures: Iterable[str], recordings: np.ndarray, settings: Settings
+) -> list[Row]:
+    """Rows of a statistic (R, methods, measures) of weights (R, N), and of the model's differences to its controls."""
+    controls = [method for method in methods if method in CONTROLS]
+    others = [methods.index(control) for control in controls]
+
+    def with_differences(weights: np.ndarray) -> np.ndarray:
+        found = statistic(weights)
+        gains = found[:, [methods.index(MODEL)]] - found[:, others]
+        return np.concatenate([found, gains], axis=1).reshape(len(found), -1)
+
+    roles = [*(("method", name) for name in methods), *(("control", name) for name in controls)]
+    names = [(*role, measure) for role in roles for measure in measures]
+    found = bootstrap_statistic(with_differences, recordings, *settings)
+    rows = [_row(*name, interval) for name, interval in zip(names, found, strict=True)]
+    return [row for row in rows if np.isfinite(row["value"])]
+
+
+def _row(role: str, method: str, measure: str, interval: Interval) -> Row:
+    """`role` is ``method`` for a value and ``control`` for a difference to that method."""
+    return {role: method, "measure": measure} | interval._asdict()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import copy
 import html
-import json
 import os
 import re
 from collections import Counter
@@ -27,6 +26,7 @@ from nbformat import NotebookNode
 from traitlets.config import Config as Traits
 
 from sslib.data.layout import write_atomic
+from sslib.evaluation.comparison import ResultsError, read_summary
 from sslib.report.text import HTML_TEMPLATES, format_date, headline
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -231,7 +231,10 @@ def _is_experiment(folder: Path) -> bool:
 def _card(folder: Path, reports: Path) -> dict[str, Any]:
     """Return what is known about one experiment; `summary` is empty while it is unfinished."""
     file, thumbnail = folder / "run" / "summary.json", folder / "run" / "thumbnail.png"
-    summary = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    try:
+        summary, lacks = read_summary(folder / "run"), ""
+    except ResultsError:  # of another sslib: its pages can be read, its numbers not
+        summary, lacks = {}, "results of another version: run it again" if file.exists() else "unfinished"
     changed = (file if file.exists() else folder).stat().st_mtime
     pages = [(page.stem, page) for page in sorted(folder.glob("[0-9][0-9]_*.html"))]
     pages += [
@@ -243,6 +246,7 @@ def _card(folder: Path, reports: Path) -> dict[str, Any]:
         "changed": changed,
         "date": format_date(datetime.fromtimestamp(changed)),
         "summary": summary,
+        "lacks": lacks,
         "headline": [(label, *interval.split(" ", 1)) for label, interval in headline(summary)],
         "thumbnail": base64.b64encode(thumbnail.read_bytes()).decode() if thumbnail.exists() else "",
         "pages": [(label.replace("_", " "), page.relative_to(reports).as_posix()) for label, page in pages],

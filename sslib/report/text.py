@@ -17,7 +17,8 @@ import pandas as pd
 from IPython.display import HTML, Audio, Markdown, display
 from jinja2 import Environment, FileSystemLoader
 
-from sslib.evaluation.names import MEASURES, METHODS, MODEL, PROTOCOLS
+from sslib.evaluation import comparison
+from sslib.evaluation.tables import MEASURES, METHODS, MODEL, PROTOCOLS
 
 HTML_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
 WIDEST = 8  # measures side by side on a page
@@ -94,18 +95,11 @@ def players(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, i
     return HTML(HTML_TEMPLATES.get_template("players.html.j2").render(cells=cells))
 
 
-def outcome(verdict: Mapping[str, Any]) -> str:
-    """Return how the model stands to its best control: a key of ``PHRASES``."""
-    if verdict["clear"]:
-        return "better"
-    return "inconclusive" if verdict["low"] <= 0 <= verdict["high"] else "worse"
-
-
 class Results:
     """The tables of one ``summary.json`` and their readings.
 
     A row has protocol, split, part, method, measure, value, low, high, clips, clusters; a verdict compares the model
-    with its best control on the same clips (:func:`sslib.evaluation.tables.verdict`).
+    with its best control on the same clips (:func:`sslib.evaluation.comparison.verdict`).
     """
 
     def __init__(self, summary: Mapping[str, Any]):
@@ -155,7 +149,8 @@ class Results:
     def _cell(self, row: Mapping[str, Any]) -> tuple[str, str, str, bool]:
         value, _, interval = format_interval(row).partition(" ")
         verdict = self._verdict(row) if row["method"] == MODEL else None
-        return value, interval, MARKS[outcome(verdict)] if verdict else "", bool(verdict and verdict["clear"])
+        outcome = verdict["outcome"] if verdict else "better"
+        return value, interval, MARKS[outcome], bool(verdict) and outcome == "better"
 
     def _verdict(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if row["clusters"] < 2:
@@ -178,10 +173,10 @@ class Results:
         line = f"{labels[first['measure']]} {format_interval(first)}"
         if verdict := self._verdict(first):
             difference = format_interval(verdict, sign=True)
-            line += f", {PHRASES[outcome(verdict)]} its best control ({verdict['control']}, "
+            line += f", {PHRASES[verdict['outcome']]} its best control ({verdict['control']}, "
             line += f"{verdict['control_value']:.3f}; difference {difference})"
         others = {labels[row["measure"]]: self._verdict(row) for row in rows if row is not first}
-        outcomes = {label: outcome(verdict) for label, verdict in others.items() if verdict}
+        outcomes = {label: verdict["outcome"] for label, verdict in others.items() if verdict}
         parts = []
         for kind, phrase in PHRASES.items():
             if names := [label for label, found in outcomes.items() if found == kind]:
@@ -194,7 +189,7 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the few numbers that stand for a run in the list of experiments: (what it is, value with interval)."""
     whole = {("masks", "pointing"), ("localization", "success")}
     rows = [
-        (MEASURES[row["measure"]], row)
+        (MEASURES[row["measure"]].label, row)
         for row in summary.get("tables", [])
         if row["method"] == MODEL and (row["protocol"], row["measure"]) in whole
     ]
@@ -219,13 +214,12 @@ def tables_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def comparison_text(table: pd.DataFrame) -> str:
     """Return a comparison of runs as plain text (Markdown): percent with intervals, and gains in points."""
-    cells = []
-    for row in table.to_dict("records"):
+    cells, gains = [], comparison.gains(table).to_dict("index")
+    for number, row in table.to_dict("index").items():
         column = f"{row['run']} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
         cells.append(row | {"column": column, "text": format_interval(row, percent=True)})
-        if isinstance(row.get("said"), str):
-            gain = {"value": row["gain"], "low": row["gain_low"], "high": row["gain_high"]}
-            text = f"{format_interval(gain, sign=True, percent=True)} {row['said']}"
+        if gain := gains.get(number):
+            text = f"{format_interval(gain, sign=True, percent=True)} {gain_outcome(gain)}"
             cells.append(row | {"column": f"gain of {row['run']}", "text": text})
     texts = f"Compared with {table['run'].iloc[0]}, clip by clip. In brackets: intervals over recordings (and seeds)."
     for title, group, text in _wide(cells):
@@ -234,11 +228,18 @@ def comparison_text(table: pd.DataFrame) -> str:
     return texts
 
 
+def gain_outcome(gain: Mapping[str, Any]) -> str:
+    """Say what a gain of a comparison allows: one seed tells nothing about another training."""
+    return gain["outcome"] + (" (single seed)" if gain["seeds"] == 1 else "")
+
+
 def _wide(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Yield the title of each protocol and subset, its cells, and its table: a line for each measure."""
     for (protocol, split, part), group in pd.DataFrame(cells).groupby(["protocol", "split", "part"], sort=False):
         wide = group.pivot(index="measure", columns="column", values="text").fillna("")
-        wide = wide.loc[group["measure"].unique(), group["column"].unique()].rename(index=MEASURES)
+        wide = wide.loc[group["measure"].unique(), group["column"].unique()].rename(
+            index=lambda key: MEASURES[key].label
+        )
         yield f"{protocol}: {split}, {part}", group, markdown_table(wide)
 
 
@@ -311,18 +312,18 @@ def overfitting(history: pd.DataFrame) -> str:
     )
 
 
-def settled(pointing: pd.DataFrame, confidence: float, seeds: int) -> str:
-    """Say what comparisons with the base allow (columns variant, set, verdict), and what chance alone would give."""
-    lines = [f"- **{row.variant}**, {row.set}: {row.verdict}." for row in pointing.itertuples()]
-    count, clear = len(pointing), pointing["verdict"].str.startswith(("higher", "lower")).sum()
+def settled(pointing: pd.DataFrame, confidence: float) -> str:
+    """Say what gains over the base allow (columns variant, set, outcome, seeds), and what chance alone would give."""
+    lines = [f"- **{row['variant']}**, {row['set']}: {gain_outcome(row)}." for row in pointing.to_dict("records")]
+    count = len(pointing)
     chance = f"These are {count} intervals read at once: at {confidence:.0%} each, {count * (1 - confidence):.1f} of "
-    chance += f"them would leave out 0 by chance where no loss adds anything. Seeds of each variant: {seeds}."
+    chance += "them would leave out 0 by chance where no loss adds anything. "
+    chance += f"Seeds of each variant: {pointing['seeds'].min()}."
+    clear = ((pointing["outcome"] != "inconclusive") & (pointing["seeds"] > 1)).sum()
     end = f"**{clear} of {count} comparisons are settled at this budget**; the list says what the others lack."
     if not clear:
-        end = (
-            f"**None of the {count} comparisons settles what a loss adds.** More seeds and epochs could; ask for them "
-        )
-        end += "in `ablations.seeds` and in `training.epochs` of the variants."
+        end = f"**None of the {count} comparisons settles what a loss adds.** More seeds and epochs could; ask for "
+        end += "them in `ablations.seeds` and in `training.epochs` of the variants."
     return "\n\n".join(["\n".join(lines), chance, end])
 
 
