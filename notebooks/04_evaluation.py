@@ -28,10 +28,6 @@ config = "configs/demo.yaml"
 overrides = {}
 
 # %%
-import numpy as np
-import pandas as pd
-from IPython.display import HTML, Markdown, display
-
 from sslib import config as configuration
 from sslib import datasets, metrics
 from sslib.evaluation import comparison, swaps
@@ -41,6 +37,10 @@ from sslib.report import evaluation_figures as figures_evaluation
 from sslib.report import figures as viz
 from sslib.report.evaluation_figures import confidence_by_sound, save_thumbnail, values_by_method
 from sslib.report.text import LEGEND, Results, format_interval, published_results, subset_title
+
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, Markdown, display
 
 settings = configuration.load(config, overrides)
 run = configuration.experiment_folder(settings) / "run"
