@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from sslib import heatmaps, metrics
-from sslib.evaluation import bootstrap as intervals
-from sslib.evaluation import detection, protocols
+from sslib.evaluation import bootstrap, detection, protocols
 
 
 def clips(count: int) -> dict[str, Any]:
@@ -87,15 +86,15 @@ def everything(data: dict[str, Any], resamples: int) -> dict[str, Any]:
     columns = [
         column for one in (values | controls).values() for column in ((one >= 0.5) * 1.0, metrics.auc_share(one))
     ]
-    found["localization"] = intervals.bootstrap_table(np.stack(columns, axis=1), recordings, resamples)
+    found["localization"] = bootstrap.bootstrap_means(np.stack(columns, axis=1), recordings, resamples)
     found["detection"] = detect(data, values["median"], resamples)
     found["silence"] = silent(data, negatives, values["fixed"], level, resamples)
     scenes = protocols.iiou(values["median"], data["scenes"])
-    found["interaction"] = intervals.bootstrap(metrics.auc_share(scenes.value), scenes.scene, resamples)
+    found["interaction"] = bootstrap.bootstrap(metrics.auc_share(scenes.value), scenes.scene, resamples)
     for labels in (None, data["classes"]):
         ranks = protocols.retrieval(data["similarity"], labels)
         hits = [protocols.recall_at(one, k) for one in ranks for k in (1, 5, 10)]
-        found[f"retrieval, {labels is not None}"] = intervals.bootstrap_table(np.stack(hits, 1), recordings, resamples)
+        found[f"retrieval, {labels is not None}"] = bootstrap.bootstrap_means(np.stack(hits, 1), recordings, resamples)
     return found
 
 
@@ -104,21 +103,27 @@ def detect(data: dict[str, Any], ciou: np.ndarray, resamples: int) -> dict[str, 
     score = np.concatenate([detection.confidence(data["maps"][name]) for name in ("own", "offscreen")])
     positive, twice = np.arange(2 * count) < count, np.tile(data["recordings"], 2)
     values = np.concatenate([np.nan_to_num(ciou), np.full(count, np.nan)])
-    return detection.detection_intervals(score, positive, values, twice, resamples)
+    statistic = detection.detection_statistic(score, positive, values)
+    return dict(
+        zip(("ap", "max_f1", "loc_acc"), bootstrap.bootstrap_statistic(statistic, twice, resamples), strict=True)
+    )
 
 
 def silent(
     data: dict[str, Any], negatives: dict[str, np.ndarray], ciou: np.ndarray, level: float, resamples: int
 ) -> list[Any]:
-    found = []
-    for maps in negatives.values():
-        shares = protocols.pia(maps, level)
-        for function, columns in (
-            (protocols.f_loc, [(ciou >= 0.5) * 1.0, shares]),
-            (protocols.f_auc, [metrics.auc_share(ciou), protocols.aoc_share(shares)]),
-        ):
-            found.append(intervals.bootstrap_means(function, columns, data["recordings"], resamples))
-    return found
+    success, auc = (bootstrap.means(column[:, None]) for column in ((ciou >= 0.5) * 1.0, metrics.auc_share(ciou)))
+    shares = np.stack([protocols.pia(maps, level) for maps in negatives.values()], axis=1)
+    pia, aoc = (
+        bootstrap.means(shares),
+        bootstrap.means(np.stack([protocols.aoc_share(one) for one in shares.T], axis=1)),
+    )
+
+    def harmonic(weights: np.ndarray) -> np.ndarray:
+        both = protocols.f_loc(success(weights), pia(weights)), protocols.f_auc(auc(weights), aoc(weights))
+        return np.concatenate(both, axis=1)
+
+    return bootstrap.bootstrap_statistic(harmonic, data["recordings"], resamples)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, str]:
