@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,6 +124,25 @@ def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Round samples in [-1, 1] to 16 bits; what is beyond is clipped."""
     return np.clip(np.round(waveform * 32768), -32768, 32767).astype(np.int16)
+
+
+def to_mono(values: np.ndarray) -> np.ndarray:
+    """Average the channels of samples of any format, (channels, samples), to float32 in about [-1, 1]."""
+    mean = values.mean(axis=0, dtype=np.float32)
+    if values.dtype.kind == "u":
+        return mean / 128 - 1
+    return np.nan_to_num(mean / np.float32(1.0 if values.dtype.kind == "f" else -float(np.iinfo(values.dtype).min)))
+
+
+def upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
+    """Turn and mirror by the container's display matrix, to the nearest quarter turn.
+
+    The matrix's first four numbers of 16.16 bits, a, b, u, c, d, send (x, y) to (ax + cy, bx + dy).
+    """
+    a, b, _, c, d = struct.unpack("=5i", matrix[:20])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 
 def read_flac(source: Path) -> bytes:

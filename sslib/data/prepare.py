@@ -35,7 +35,6 @@ from sslib.data.layout import AUDIO_SUFFIXES, Layout
 from sslib.data.manifest import Journal, Row
 from sslib.data.media import JPEG_QUALITY, encode_flac, encode_jpeg
 from sslib.data.parallel import Crashed, KillableProcess, TimedOut, each
-from sslib.data.pictures import SHORT_SIDE
 from sslib.data.sources import Source, find
 
 SILENT = -80.0  # dBFS: a track whose loudest sample is below (3 of 32768) holds no sound
@@ -145,7 +144,7 @@ def _settings(frame_rate: float, at: float | None, sample_rate: int, max_seconds
         raise InputError(f"sample_rate is {sample_rate}: it must be between 1000 and 384000 Hz")
     wanted = {"frame_rate": None, "at": float(at)} if at is not None else {"frame_rate": float(frame_rate), "at": None}
     wanted |= {"sample_rate": sample_rate, "max_seconds": float(max_seconds)}
-    content = {**wanted, "short_side": SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}
+    content = {**wanted, "short_side": video.SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return {**wanted, "time_limit": float(time_limit), "digest": digest}
 
@@ -258,7 +257,7 @@ def encode(path: Path, settings: Row) -> Encoded:
     facts = {"seconds": round(clip.seconds, 3), "width": clip.width, "height": clip.height}
     facts |= {"frame_rate": round(clip.frame_rate, 3), "audio_rate": clip.audio_rate, "notes": "; ".join(notes)}
     frames = [encode_jpeg(frame) for frame in clip.frames]
-    return Encoded(frames, encode_flac(clip.waveform, clip.sample_rate), facts | loudness)
+    return Encoded(frames, encode_flac(clip.waveform, settings["sample_rate"]), facts | loudness)
 
 
 def _loudness(waveform: np.ndarray) -> Row:

@@ -1,4 +1,4 @@
-"""Videos to frames and sound: the only place that knows containers and codecs (FFmpeg through PyAV, soxr).
+"""Videos to frames and audio: the only place that knows containers and codecs (FFmpeg through PyAV, soxr).
 
 One clock: time 0 is when the first picture of the video is shown, for the sound too. Frame k (1-based) is the picture
 on display at (k - 1) / frame_rate, whatever the video's own, possibly variable, frame rate.
@@ -6,23 +6,27 @@ on display at (k - 1) / frame_rate, whatever the video's own, possibly variable,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
 import numpy as np
 import soxr
+from av.video.reformatter import VideoReformatter
 
-from sslib.data import pictures
-from sslib.data.media import to_int16
-from sslib.data.pictures import VideoError
+from sslib.config import InputError
+from sslib.data.media import to_int16, to_mono, upright
 
+SHORT_SIDE = 256  # pixels; pictures that are smaller stay as they are
 MAX_SECONDS = 60.0  # the field's clips have 10 s; a longer source is another kind of data, cut it first
 MAX_PIXELS = 16384 * 8640  # of one picture: twice 8K each way
 MAX_BYTES = 2**30  # compressed pictures and sound of one clip, held in memory
+LATE = 0.0005  # s: a picture this late still counts as in time, because many containers round to milliseconds
+SHORTEST = 0.002  # s: the last picture does not count as on display at a time that is this close to its end
 GAP = 0.05  # s: where sound and its time stamps differ by more, the stamps are right
 CONTAINERS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,rm,mxf,nut,dv,gif,wav,mp3,flac,aac"
 OTHERS = {  # the first bytes of what lies among videos most often
@@ -35,13 +39,15 @@ OTHERS = {  # the first bytes of what lies among videos most often
 }
 
 
+class VideoError(InputError):
+    """A file that is no usable video; the message says what is wrong with it and what to do, without its name."""
+
+
 class Video(NamedTuple):
     """What was read of a video."""
 
     frames: list[np.ndarray]  # uint8 (H, W, 3) RGB, upright, square pixels, short side at most 256
-    times: list[float]  # s, when each frame is on display
-    waveform: np.ndarray  # int16 (samples,) mono
-    sample_rate: int  # Hz, of `waveform`
+    waveform: np.ndarray  # int16 (samples,) mono at the wanted rate
     seconds: float  # from the first picture to the end of the last
     width: int  # pixels of the source as stored, before rotation
     height: int
@@ -57,12 +63,8 @@ def read(
     at: float | None = None,
     sample_rate: int = 24000,
     max_seconds: float = MAX_SECONDS,
-    thorough: bool = False,
 ) -> Video:
     """Read the frames at a frame rate, or the one at an exact time, and all of the sound, in one pass over the file.
-
-    Pictures that are neither wanted nor needed to decode a wanted one are not decoded: for a single time that is
-    seeking. Where the file's marks of what needs what turn out wrong, all of it is decoded.
 
     Parameters
     ----------
@@ -71,7 +73,6 @@ def read(
     sample_rate : of the sound, in Hz; mono is the mean of the channels, resampled by soxr (HQ).
     max_seconds : a longer video is refused; sound that goes on for longer is cut. What counts is what the file holds,
         not the duration that it claims.
-    thorough : decode every picture (slower; the same frames).
 
     Raises
     ------
@@ -94,16 +95,14 @@ def read(
         video, audio, notes = _streams(container)
         packets = _demux(container, video, audio, max_seconds, notes)
         wanted = [at] if at is not None else (k / frame_rate for k in itertools.count())
-        taken, start, seconds, count = pictures.take(video, packets[video.index], wanted, thorough, notes)
-        if not taken:
+        frames, start, seconds, count = select_frames(video, packets[video.index], wanted, notes)
+        if not frames:
             raise VideoError(f"no picture at {at:g} s: the video ends at {seconds:.2f} s")
-        waveform, audio_rate = _sound(audio, packets[audio.index], start, sample_rate, max_seconds, notes)
+        waveform, audio_rate = _audio(audio, packets[audio.index], start, max_seconds, notes)
+        waveform = to_int16(soxr.resample(waveform, audio_rate, sample_rate, quality="HQ"))
         _compare_lengths(container, seconds, len(waveform) / sample_rate, notes)
-        times, frames = zip(*taken, strict=True)
         size = video.codec_context.width, video.codec_context.height
-        return Video(
-            list(frames), list(times), waveform, sample_rate, seconds, *size, count / seconds, audio_rate, notes
-        )
+        return Video(frames, waveform, seconds, *size, count / seconds, audio_rate, notes)
 
 
 def _why(error: Exception) -> str:
@@ -111,47 +110,45 @@ def _why(error: Exception) -> str:
 
 
 def _other(path: Path) -> str | None:
-    """What a file is that is no video, where that is known."""
+    """Name what a file is that is no video, where that is known."""
     with path.open("rb") as file:
         first = file.read(64).lstrip()
     return next((what for mark, what in OTHERS.items() if first.lower().startswith(mark.lower())), None)
 
 
 def _streams(container: av.container.InputContainer) -> tuple[Any, Any, list[str]]:
-    """The picture track and the sound track to use, and notes."""
+    """Choose the picture track and the sound track to use; add notes."""
     video, audio = container.streams.best("video"), container.streams.best("audio")
     if video is None or video.disposition & av.stream.Disposition.attached_pic:
         raise VideoError("no picture track")
     if audio is None:
         raise VideoError("no sound track")
-    for stream, what in ((video, "pictures"), (audio, "sound")):
+    notes = []
+    every = container.streams
+    for stream, tracks, what in (audio, every.audio, "sound"), (video, every.video, "picture"):
         if stream.codec_context is None:
-            raise VideoError(f"{what} in a format that this FFmpeg cannot decode")
+            raise VideoError(f"a {what} track in a format that this FFmpeg cannot decode")
         stream.codec_context.thread_count = 1  # many clips at once use the cores better than threads within one
+        if len(tracks) > 1:
+            number = 1 + [track.index for track in tracks].index(stream.index)
+            notes.append(f"{len(tracks)} {what} tracks: used number {number}")
     if video.width * video.height > MAX_PIXELS:
         raise VideoError(f"pictures of {video.width}x{video.height}: more than {MAX_PIXELS:,} pixels")
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-    notes = []
-    if len(container.streams.audio) > 1:
-        number = 1 + [stream.index for stream in container.streams.audio].index(audio.index)
-        notes.append(f"{len(container.streams.audio)} sound tracks: used number {number}")
-    if len(container.streams.video) > 1:
-        notes.append(f"{len(container.streams.video)} picture tracks: used the best")
     return video, audio, notes
 
 
 def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: list[str]) -> dict[int, list]:
-    """The packets of both tracks by stream index: compressed, so that all fit in memory."""
+    """Read the packets of both tracks, by stream index: compressed, so that all fit in memory."""
     packets: dict[int, list[av.Packet]] = {video.index: [], audio.index: []}
     first, size = None, 0
-    ticks = {stream.index: float(stream.time_base) for stream in (video, audio)}
     try:
         for packet in container.demux(video, audio):
             when = packet.dts if packet.pts is None else packet.pts
             if not packet.size:
                 continue
             if when is not None:
-                when *= ticks[packet.stream_index]
+                when *= float(packet.time_base)
                 first = when if first is None and packet.stream_index == video.index else first
                 if first is not None and when - first >= max_seconds:
                     if packet.stream_index == audio.index:
@@ -169,91 +166,166 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
     return packets
 
 
-def _sound(
-    audio: Any, packets: list, start: float, sample_rate: int, max_seconds: float, notes: list[str]
-) -> tuple[np.ndarray, int]:
-    """The sound, int16 (samples,) from time `start` of the container's clock, and its rate in the file."""
-    writer, damaged = None, 0
-    for frame in _sound_frames(audio, packets):
+def select_frames(video: Any, packets: list, wanted: Iterable[float], notes: list[str]) -> tuple:
+    """Decode the pictures on display at the wanted times, which rise, as far as the video goes.
+
+    Returns the frames (as in `Video`); when the first picture is shown, in s on the container's clock; the length of
+    the video in s; the number of all its pictures.
+    """
+    first, second = itertools.tee(wanted)
+    return _decode_wanted(video, packets, first) or _decode_all(video, packets, second, notes)
+
+
+def _pick(shown: Iterable[tuple[float, Any]], wanted: Iterable[float]) -> Iterator[Any]:
+    """Yield the picture on display at each wanted time; `shown` is ``(when it appears, picture)``, None at the end."""
+    times = itertools.chain(wanted, itertools.repeat(math.inf))
+    time, picture = next(times), None
+    for appears, following in shown:
+        while picture is not None and time + LATE < appears:
+            yield picture
+            time = next(times)
+        picture = following
+
+
+def _decode_wanted(video: Any, packets: list, wanted: Iterable[float]) -> tuple | None:
+    """As :func:`_decode_all`, but without pictures that no other one refers to: that saves a sixth of the time.
+
+    None where the file's marks do not suffice for that, or where a wanted picture does not come out.
+    """
+    packets = list(itertools.dropwhile(lambda packet: not packet.is_keyframe, packets))
+    if video.container.format.name == "avi" or any(packet.pts is None for packet in packets):
+        return None
+    stamps = sorted(p.pts for p in packets if not p.is_discard and p.pts >= packets[0].pts)
+    if not stamps:
+        return None
+    ticks = next((packet.duration for packet in packets if packet.pts == stamps[-1]), None)
+    base, start = float(video.time_base), stamps[0]
+    seconds = (stamps[-1] - start) * base + (ticks * base if ticks else _interval(video))
+    shown = [((stamp - start) * base, stamp) for stamp in stamps]
+    plan = list(_pick([*shown, (max(seconds - SHORTEST, 2 * LATE), None)], wanted))
+    needed = set(plan)
+    begin = max((i for i, p in enumerate(packets) if p.is_keyframe and p.pts <= min(plan, default=0)), default=0)
+    convert, images, context = _converter(video), {}, video.codec_context
+    try:
+        for packet in [*packets[begin:], None]:
+            if images.keys() == needed:
+                break
+            context.skip_frame = "DEFAULT" if packet is None or packet.pts in needed else "NONREF"
+            for frame in context.decode(packet):
+                if frame.pts in needed and not frame.is_corrupt:
+                    images[frame.pts] = convert(frame)
+    except av.FFmpegError:
+        pass
+    context.skip_frame = "DEFAULT"
+    context.flush_buffers()
+    if images.keys() == needed:
+        return [images[stamp] for stamp in plan], start * base, seconds, len(stamps)
+    return None
+
+
+def _interval(video: Any) -> float:
+    """Seconds from one picture to the next, on average, as the container says."""
+    rate = video.average_rate or video.guessed_rate
+    return 1 / float(rate) if rate else 0.04
+
+
+def _decode_all(video: Any, packets: list, wanted: Iterable[float], notes: list[str]) -> tuple:
+    """Decode every picture there is, to take those on display at the wanted times."""
+    shown, convert = _Shown(video, packets), _converter(video)
+    frames = [convert(picture) for picture in _pick(shown, wanted)]
+    if not shown.count:
+        raise VideoError(f"not one of {len(packets)} pictures can be decoded" if packets else "not one picture in it")
+    if shown.damaged:
+        notes.append(f"damaged: {shown.damaged} of {len(packets)} pictures cannot be decoded")
+    return frames, shown.start, shown.end - shown.start, shown.count
+
+
+class _Shown:
+    """The decoded pictures with the times at which they appear, from 0; counts them meanwhile."""
+
+    def __init__(self, video: Any, packets: list):
+        self.video, self.packets, self.count, self.damaged = video, packets, 0, 0
+        self.start = self.end = 0.0  # s on the container's clock
+
+    def __iter__(self) -> Iterator[tuple[float, Any]]:
+        base, last = self.video.time_base, -math.inf
+        ranks = []
+        if self.video.container.format.name == "avi":  # which knows when pictures appear, but not which one
+            ranks = sorted(p.dts for p in self.packets if p.dts is not None)
+        for packet in [*self.packets, None]:
+            try:
+                decoded = self.video.codec_context.decode(packet)
+            except av.FFmpegError:
+                self.damaged += 1
+                continue
+            for frame in decoded:
+                stamp = frame.pts if frame.pts is not None else frame.dts
+                if ranks:
+                    stamp = ranks[self.count] if self.count < len(ranks) else None
+                time = self.end if stamp is None else float(stamp * base)
+                if time > last:
+                    self.start, last, self.count = self.start if self.count else time, time, self.count + 1
+                    self.end = time + (float((frame.duration or 0) * base) or _interval(self.video))
+                    yield time - self.start, frame
+        if self.count:
+            yield max(self.end - self.start - SHORTEST, 2 * LATE), None
+
+
+def _converter(video: Any) -> Callable[[av.VideoFrame], np.ndarray]:
+    """Make the function that turns decoded pictures into frames as in `Video`."""
+    return functools.partial(_to_frame, VideoReformatter(), float(video.sample_aspect_ratio or 1) or 1.0)
+
+
+def _to_frame(scaler: VideoReformatter, aspect: float, picture: av.VideoFrame) -> np.ndarray:
+    width, height = picture.width * aspect, picture.height
+    scale = min(1.0, SHORT_SIDE / min(width, height))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = scaler.reformat(picture, *size, format="rgb24", interpolation="BICUBIC").to_ndarray()  # 8K is big
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    return np.ascontiguousarray(upright(small, bytes(matrix)) if matrix else small)
+
+
+def _audio(audio: Any, packets: list, start: float, max_seconds: float, notes: list[str]) -> tuple[np.ndarray, int]:
+    """Decode the sound, float32 (samples,) mono from time `start` of the container's clock, and say its rate in Hz."""
+    pieces: list[np.ndarray] = []  # (channels, samples)
+    rate = length = filled = damaged = 0
+    for frame in _audio_frames(audio, packets):
         if frame is None:
             damaged += 1
             continue
-        if writer is None:
-            writer = _SoundWriter(frame, start, sample_rate, max_seconds)
-        writer.add(frame)
-    if writer is None:
-        raise VideoError(
-            f"not one of {len(packets)} parts of its sound can be decoded" if packets else "no sound in it"
-        )
-    if damaged:
-        notes.append(f"damaged: {damaged} of {len(packets)} parts of the sound cannot be decoded")
-    waveform = writer.finish()
-    if writer.filled:
-        notes.append(f"gaps in the sound: {writer.filled / writer.rate:.2f} s filled with silence")
-    return waveform, writer.rate
-
-
-class _SoundWriter:
-    """Puts decoded pieces where their time stamps say, averages the channels and resamples, a second at once."""
-
-    def __init__(self, frame: av.AudioFrame, start: float, sample_rate: int, max_seconds: float):
-        self.rate, self.start, self.limit = frame.sample_rate, start, math.ceil(max_seconds * frame.sample_rate)
-        self.tick = float(frame.time_base)
-        self.resampler = soxr.ResampleStream(self.rate, sample_rate, 1, dtype="float32", quality="HQ")
-        self.pieces: list[np.ndarray] = []  # (channels, samples), not yet resampled
-        self.pending = self.length = self.filled = 0  # samples: in `pieces`, so far, of silence put into gaps
-        self.chunks: list[np.ndarray] = []
-
-    def add(self, frame: av.AudioFrame) -> None:
-        if frame.sample_rate != self.rate:
-            raise VideoError(f"its sound changes from {self.rate} to {frame.sample_rate} Hz half-way: convert it first")
-        ahead = 0 if frame.pts is None else round((frame.pts * self.tick - self.start) * self.rate) - self.length
+        rate = rate or frame.sample_rate
+        if frame.sample_rate != rate:
+            raise VideoError(f"its sound changes from {rate} to {frame.sample_rate} Hz half-way: convert it first")
+        limit = math.ceil(max_seconds * rate)
         piece = frame.to_ndarray()  # planar: (channels, samples); packed: (1, samples × channels)
         if not frame.format.is_planar:
             piece = piece.reshape(-1, len(frame.layout.channels)).T
-        if self.length == 0 or abs(ahead) > GAP * self.rate:
-            self._resample()
-            self.filled += max(0, ahead) if self.length else 0
-            silence = np.zeros(min(max(0, ahead), self.limit - self.length), np.float32)
-            self.chunks.append(self.resampler.resample_chunk(silence))
-            self.length += len(silence)
+        ahead = 0 if frame.pts is None else round((frame.pts * float(frame.time_base) - start) * rate) - length
+        if not length or abs(ahead) > GAP * rate:  # go by the time stamp
+            filled += max(0, ahead) if length else 0
+            pieces.append(np.zeros((1, min(max(0, ahead), limit - length)), np.float32))
+            length += pieces[-1].shape[1]
             piece = piece[:, max(0, -ahead) :]
-        piece = piece[:, : self.limit - self.length]
-        if self.pieces and (len(piece), piece.dtype) != (len(self.pieces[0]), self.pieces[0].dtype):
-            self._resample()  # the channels change half-way
-        self.pieces.append(piece)
-        self.length += piece.shape[1]
-        self.pending += piece.shape[1]
-        if self.pending >= self.rate:
-            self._resample()
-
-    def _resample(self) -> None:
-        if self.pieces:
-            self.chunks.append(self.resampler.resample_chunk(_mono(np.concatenate(self.pieces, axis=1))))
-        self.pieces, self.pending = [], 0
-
-    def finish(self) -> np.ndarray:
-        """int16 (samples,)"""
-        self._resample()
-        self.chunks.append(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
-        return to_int16(np.concatenate(self.chunks))
+        pieces.append(piece[:, : limit - length])
+        length += pieces[-1].shape[1]
+    if not rate:
+        what = f"not one of {len(packets)} parts of its sound can be decoded"
+        raise VideoError(what if packets else "no sound in it")
+    if damaged:
+        notes.append(f"damaged: {damaged} of {len(packets)} parts of the sound cannot be decoded")
+    if filled:
+        notes.append(f"gaps in the sound: {filled / rate:.2f} s filled with silence")
+    alike = itertools.groupby(pieces, key=lambda piece: (len(piece), piece.dtype))  # channels may change half-way
+    return np.concatenate([to_mono(np.concatenate(list(run), axis=1)) for _, run in alike]), rate
 
 
-def _sound_frames(audio: Any, packets: list) -> Iterator[Any]:
-    """Decoded pieces of sound; None for a packet that is damaged."""
+def _audio_frames(audio: Any, packets: list) -> Iterator[Any]:
+    """Yield decoded pieces of sound; None for a packet that is damaged."""
     for packet in [*packets, None]:
         try:
             yield from audio.codec_context.decode(packet)
         except av.FFmpegError:
             yield None
-
-
-def _mono(values: np.ndarray) -> np.ndarray:
-    """Samples of any format, (channels, samples), to their mean over the channels, float32 in about [-1, 1]."""
-    mean = values.mean(axis=0, dtype=np.float32)
-    if values.dtype.kind == "u":
-        return mean / 128 - 1
-    return np.nan_to_num(mean / np.float32(1.0 if values.dtype.kind == "f" else -float(np.iinfo(values.dtype).min)))
 
 
 def _compare_lengths(container: Any, seconds: float, sound: float, notes: list[str]) -> None:
