@@ -42,7 +42,7 @@ def equality(count: int = 8) -> None:
         model.load_state_dict(state)
         clips = {name: value.to(device) for name, value in batch(config, count).items()}
         image = features.images(clips["image"][..., :224, :224], config)
-        spectrogram = features.sounds(clips["waveform"], config)
+        spectrogram = features.spectrograms(clips["waveform"], config)
         output = model(image, spectrogram)
         result = losses.objective(output, model.scale, config.objective)
         result.total.backward()

@@ -388,7 +388,7 @@ warnings.filterwarnings("ignore", "list .* present")  # it has just been said
 # %%
 training = datasets.AVDataset(settings, data.train, loader="folders")
 some = [training[i] for i in np.linspace(0, len(training) - 1, 6).astype(int)]
-heard = features.sounds(torch.stack([clip["waveform"] for clip in some]), settings)[
+heard = features.spectrograms(torch.stack([clip["waveform"] for clip in some]), settings)[
     :, 0
 ]  # (B, F, T)
 classes = clips.set_index("clip_id")["class"].to_dict()
@@ -614,7 +614,7 @@ if compared:
 # ## One clip in detail
 #
 # Frame $k$ of a clip prepared at $f$ frames a second shows the time $\frac{k - 1}{f}$, and the sound is cut around the
-# time of the frame: one clock. The audio trunk sees short-time power spectra $P$, taken every `hop` samples: their
+# time of the frame: one clock. The audio encoder sees short-time power spectra $P$, taken every `hop` samples: their
 # logarithm, $\frac{1}{12} \log(P + 10^{-7})$ as in the paper, or that of mel bands,
 # $\frac{1}{4} (\log(M P + 10^{-6}) + 6)$ with the filter bank $M$ and $P$ relative to full scale.
 #
@@ -622,7 +622,7 @@ if compared:
 
 # %%
 clip = test[0]
-spectrogram = features.sounds(clip["waveform"][None], settings)[0, 0]
+spectrogram = features.spectrograms(clip["waveform"][None], settings)[0, 0]
 kind = {"mel": "mel band", "spectrogram": f"bin of {rate / settings.front_end.window:.1f} Hz"}[
     settings.front_end.kind
 ]
@@ -655,7 +655,7 @@ def show(change):
     split, index = ids[menu.value]
     clip = datasets.AVDataset(settings, split, loader="folders")[index]
     wave = clip["waveform"].numpy() / 32768
-    bands = features.sounds(clip["waveform"][None], settings)[0, 0].numpy()
+    bands = features.spectrograms(clip["waveform"][None], settings)[0, 0].numpy()
     with view:
         view.clear_output(wait=True)
         display(viz.clip_detail(clip["image"].numpy(), wave, bands, data.seconds, kind))

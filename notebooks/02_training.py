@@ -61,7 +61,7 @@ torch.manual_seed(settings.seed)
 size = min(settings.training.batch_size, len(data))
 batch = datasets.collate([data[index] for index in torch.randperm(len(data))[:size].tolist()])
 image = features.images(batch["image"], settings, augment=True)  # (B, 3, S, S)
-spectrogram = features.sounds(batch["waveform"], settings, augment=True)  # (B, 1, F, T)
+spectrogram = features.spectrograms(batch["waveform"], settings, augment=True)  # (B, 1, F, T)
 display(
     Markdown(
         f"{len(data):,} clips of *{info.get('name', data.layout.root.name)}*; a batch holds {size} pictures of "
@@ -71,7 +71,7 @@ display(
 )
 
 # %% [markdown]
-# The first clips of this batch as the two trunks see them, augmentation included. What belongs together is in one
+# The first clips of this batch as the two encoders see them, augmentation included. What belongs together is in one
 # column; that is all the network is told.
 
 # %%
@@ -87,7 +87,7 @@ viz.contact_sheet(
 # %% [markdown]
 # ## The model
 #
-# Two residual trunks give a visual map $V \in \mathbb{R}^{C \times h \times w}$ and a sound vector
+# Two residual encoders give a visual map $V \in \mathbb{R}^{C \times h \times w}$ and a sound vector
 # $a \in \mathbb{R}^{C}$. The similarity map is the cosine of every cell with the sound,
 #
 # $$ S_{xy} = \frac{V_{xy} \cdot a}{\lVert V_{xy} \rVert \, \lVert a \rVert}, $$
@@ -129,13 +129,13 @@ terms = {"localization": losses.localization(logits, settings.objective.symmetri
 # %%
 if output.node_maps is not None:
     objective = settings.objective
-    order = losses.foreground_nodes(output.node_features, output.audio)
+    ranking = losses.rank_nodes(output.node_features, output.audio)
     terms["discrimination"] = losses.discrimination(
-        output.node_features, output.audio, order, objective.foreground, objective.background
+        output.node_features, output.audio, ranking, objective.foreground, objective.background
     )
     similarity = model.similarity(output.visual, output.audio) * model.scale
     terms["divergence"] = losses.divergence(
-        output.node_maps, order, objective.foreground, similarity, objective.divergence_mode
+        output.node_maps, ranking, objective.foreground, similarity, objective.divergence_mode
     )
 
 # %%
@@ -247,7 +247,7 @@ clip = view[0]
 picture = clip["image"].numpy()
 if model.reasoning is not None:
     with torch.no_grad():
-        node_maps, _ = model.reason(
+        node_maps, _ = model.visual_reasoning(
             model.encode_image(features.images(clip["image"][None], settings))
         )
     frequency = model.foreground_frequency.numpy()

@@ -59,7 +59,7 @@ def _config(state: dict[str, Any], path: Path) -> Config:
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLocalizer, Config]:
-    """The model of a checkpoint, ready for inference, and the configuration it was trained with.
+    """Load the model of a checkpoint, ready for inference, and the configuration it was trained with.
 
     Raises
     ------
@@ -76,10 +76,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLoc
     return model.to(device).eval(), config
 
 
-def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[dict[str, Any]]) -> None:
+def save(path: Path, config: Config, data: dict[str, str], model: Any, optimizer: Any, history: list[dict]) -> None:
     """Write a checkpoint in one step: a reader finds the old one or the new one, never half of it.
 
-    Results of an evaluation that lie beside it are those of other weights, and go.
+    Results of an evaluation that lie beside it are those of other weights, and go. `data` is what
+    :func:`data_identity` said when the training began.
     """
     state = {
         "format": FORMAT,
@@ -88,7 +89,7 @@ def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[d
         "epoch": len(history),
         "history": history,
         "config": portable(config),
-        "data": data_identity(config),
+        "data": data,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
@@ -99,12 +100,17 @@ def save(path: Path, config: Config, model: Any, optimizer: Any, history: list[d
 
 
 def resumable(config: Config, run: Path) -> dict[str, Any] | None:
-    """The state to go on from; an error when it belongs to another experiment."""
+    """Load the state to go on from, if there is one.
+
+    Raises
+    ------
+    CheckpointError
+        When it belongs to another configuration or to other data.
+    """
     if not (run / NAME).exists():
         return None
     state = load_checkpoint(run / NAME)
-    changed = _differences(recipe(_config(state, run / NAME)), recipe(config))
-    if changed:
+    if changed := differences(_config(state, run / NAME), config):
         advice = "give the experiment another exp_name, or start over (retrain, --force)"
         raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {advice}")
     for part, now in data_identity(config).items():
@@ -115,16 +121,18 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
 
 
 def recipe(config: Config) -> dict[str, Any]:
-    """What decides the weights, as far as the configuration does: not where data lie nor how fast they are read."""
-    sections = {"seed", "data", "front_end", "model", "objective", "training"}
-    flat = pd.json_normalize(config.model_dump(mode="json", include=sections), max_level=1).iloc[0].to_dict()
+    """Flatten what decides the weights, as far as the configuration does: not where data lie nor how they are read."""
+    sections = config.model_dump(mode="json", include={"data", "front_end", "model", "objective", "training"})
+    flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
     # Loader processes draw the moments of data.time "random": there, and only there, their number matters.
     same = NOT_RECIPE | ({"training.workers"} if config.data.time != "random" else set())
-    return {key: value for key, value in flat.items() if key not in same}
+    return {"seed": config.seed} | {key: value for key, value in flat.items() if key not in same}
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+def differences(old: Config, new: Config) -> list[str]:
+    """Name what :func:`recipe` says differently of two configurations."""
+    first, second = recipe(old), recipe(new)
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
 
 
 def data_identity(config: Config) -> dict[str, str]:

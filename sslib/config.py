@@ -84,7 +84,7 @@ class Data(Section):
 
 
 class FrontEnd(Section):
-    """Waveform to what the audio trunk sees. The default is the paper's log-spectrogram."""
+    """Waveform to what the audio encoder sees. The default is the paper's log-spectrogram."""
 
     kind: Literal["spectrogram", "mel"] = "spectrogram"
     window: PositiveInt = Field(512, description="samples of one frame (nperseg)")
@@ -93,7 +93,7 @@ class FrontEnd(Section):
 
 
 class Model(Section):
-    """The two trunks and the visual reasoning module (paper section 3)."""
+    """The two encoders and the visual reasoning module (paper section 3)."""
 
     width: PositiveInt = Field(64, description="channels of the first stage; 64 is ResNet-18")
     blocks: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (2, 2, 2, 2)
@@ -123,11 +123,9 @@ class Augment(Section):
 
     crop: float = Field(1.1, ge=1.0, le=2.0, description="pictures are squashed to crop x image_size, then cropped")
     flip: bool = True
-    colour: float = Field(0.0, ge=0.0, le=1.0, description="range of brightness, contrast, saturation and hue changes")
-    grey: float = Field(0.0, ge=0.0, le=1.0, description="share of pictures shown without colour")
+    colour: float = Field(0.0, ge=0.0, le=1.0, description="range of brightness, contrast and saturation changes")
     shift: float = Field(0.0, ge=0.0, le=1.0, description="share of its length by which a sound may be rolled in time")
     gain_db: float = Field(0.0, ge=0.0, description="range of level changes, dB")
-    noise_db: float | None = Field(None, description="level of added noise below the sound at its loudest, dB")
     mask: float = Field(0.0, ge=0.0, lt=1.0, description="largest masked share of bands and of frames (SpecAugment)")
 
 
@@ -136,7 +134,7 @@ class Training(Section):
 
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: PositiveFloat = 1.0e-4
-    audio_learning_rate: PositiveFloat | None = Field(None, description="of the audio trunk; default: learning_rate")
+    audio_learning_rate: PositiveFloat | None = Field(None, description="of the audio encoder; default: learning_rate")
     weight_decay: float = Field(1.0e-4, ge=0.0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: float = Field(0.0, ge=0.0, lt=1.0, description="share of all steps in which the rate rises from 0")

@@ -39,14 +39,14 @@ class TrainingError(SslibError):
     """A training that cannot go on; the message says why and what to change."""
 
 
-def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | None = None) -> Path:
+def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int | None = None) -> Path:
     """Train one experiment, or go on where it stopped, or find it complete.
 
     Parameters
     ----------
     folder : the experiment's folder; the run lies in ``folder/run``.
     retrain : start over; a run that is there is replaced when the first new epoch is saved, not before.
-    until : stop after this epoch (the run stays incomplete and can be resumed).
+    stop_after : stop after this epoch (the run stays incomplete and can be resumed).
 
     Returns
     -------
@@ -71,20 +71,19 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, until: int | Non
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    batches = _batches(fabric, config)
-    validate = _validation(fabric, config)
-    history = state["history"] if state else []
-    for epoch in range(len(history) + 1, min(config.training.epochs, until or config.training.epochs) + 1):
+    batches, validate = TrainingBatches(fabric, config), _validation(fabric, config)
+    history, data = state["history"] if state else [], checkpoint.data_identity(config)
+    for epoch in range(len(history) + 1, min(config.training.epochs, stop_after or config.training.epochs) + 1):
         fabric.seed_everything(_epoch_seed(config, epoch, fabric.global_rank), verbose=False)
         started = time.perf_counter()
         row = {"epoch": epoch} | _train_epoch(fabric, model, optimizer, batches, config, epoch) | validate(model.module)
         history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
         if fabric.is_global_zero:
-            checkpoint.save(run / checkpoint.NAME, config, model, optimizer, history)
+            checkpoint.save(run / checkpoint.NAME, config, data, model, optimizer, history)
             write_atomic(run / "config.yaml", configuration.dump(config))
             write_atomic(run / "metrics.csv", pd.DataFrame(history).to_csv(index=False))
         fabric.barrier()
-        fabric.print(_line(history[-1], config.training.epochs))
+        fabric.print(epoch_summary(history[-1], config.training.epochs))
     return run
 
 
@@ -107,7 +106,7 @@ def _fit_by_command(config: Config, run: Path, retrain: bool) -> Path:
 
 
 def start_fabric(config: Config):
-    """Fabric as ``training`` says; under torchrun it joins the processes that are there."""
+    """Start Fabric as ``training`` says; under torchrun it joins the processes that are there."""
     from lightning_fabric import Fabric
 
     training = config.training
@@ -122,12 +121,12 @@ def start_fabric(config: Config):
 
 
 def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: Any = None) -> losses.Losses:
-    """Forward and losses of one batch of int16 sounds and uint8 pictures; the caller goes backward.
+    """Take one batch of int16 sounds and uint8 images forward and compute its losses; the caller goes backward.
 
-    With several processes the pictures and sounds of all of them are compared, with gradients to each.
+    With several processes the images and sounds of all of them are compared, with gradients to each.
     """
     image = features.images(batch["image"], config, augment=True)
-    spectrogram = features.sounds(batch["waveform"], config, augment=True)
+    spectrogram = features.spectrograms(batch["waveform"], config, augment=True)
     output = model(image, spectrogram)
     if fabric is not None and fabric.world_size > 1:
         output = Output(*(None if part is None else _gather(part, fabric) for part in output))
@@ -135,7 +134,7 @@ def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: 
 
 
 def _gather(part: Tensor, fabric) -> Tensor:
-    """The rows of all processes, with gradients to each."""
+    """Gather the rows of all processes, with gradients to each."""
     gathered = fabric.all_gather(part, sync_grads=True)  # (processes, B, …)
     if gathered.requires_grad:
         # Its backward pass sends memory as it lies: a gradient with other strides would arrive scrambled, unnoticed.
@@ -144,7 +143,7 @@ def _gather(part: Tensor, fabric) -> Tensor:
 
 
 def learning_rate(config: Config, step: int, steps: int) -> float:
-    """The rate of step `step` (from 0) of `steps`: linear warm-up, then constant or a half cosine down to 0."""
+    """Give the rate of step `step` (from 0) of `steps`: linear warm-up, then constant or a half cosine down to 0."""
     training = config.training
     rise = training.warmup * steps
     if step < rise:
@@ -154,21 +153,21 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
 
 
-def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, epoch: int) -> dict[str, float]:
+def _train_epoch(fabric, model, optimizer, batches: TrainingBatches, config: Config, epoch: int) -> dict[str, float]:
     model.train()
-    count, loader = batches(epoch)
+    count = len(batches)
     sums: dict[str, Tensor] = {}
-    for index, batch in enumerate(tqdm(loader, desc=f"epoch {epoch}", total=count, leave=False)):
+    for index, batch in enumerate(tqdm(batches.of_epoch(epoch), desc=f"epoch {epoch}", total=count, leave=False)):
         step, steps = (epoch - 1) * count + index, config.training.epochs * count
         rate = learning_rate(config, step, steps)
         for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = rate * group["lr_scale"]
         result = training_step(model, batch, config, fabric)
         fabric.backward(result.total)
         optimizer.step()
         optimizer.zero_grad()
-        if result.order is not None:
-            _count_foreground(model, result.order, config.objective.foreground)
+        if result.node_ranking is not None:
+            _count_foreground(model, result.node_ranking, config.objective.foreground)
         target = torch.arange(len(result.logits), device=result.logits.device)
         found = (result.logits.argmax(dim=1) == target).float().mean()
         for name, value in {"loss": result.total, **result.terms, "accuracy": found}.items():
@@ -180,46 +179,59 @@ def _train_epoch(fabric, model, optimizer, batches: Callable, config: Config, ep
 
 
 @torch.no_grad()
-def _count_foreground(model, order: Tensor, foreground: int) -> None:
-    """`order` holds the clips of all processes already, so every process counts the same."""
-    chosen = torch.zeros_like(model.foreground_frequency)
-    chosen.scatter_add_(
-        0, order[:, :foreground].flatten(), torch.ones_like(order[:, :foreground].flatten(), dtype=chosen.dtype)
-    )
-    model.foreground_frequency.lerp_(chosen / len(order), MOMENTUM)
+def _count_foreground(model, node_ranking: Tensor, foreground: int) -> None:
+    """Follow how often each node is foreground; the ranking holds the clips of all processes, so all count the same."""
+    counts = torch.bincount(node_ranking[:, :foreground].flatten(), minlength=len(model.foreground_frequency))
+    model.foreground_frequency.lerp_(counts / len(node_ranking), MOMENTUM)
 
 
-def _batches(fabric, config: Config) -> Callable[[int], tuple[int, Any]]:
-    """A function of the epoch that gives the number of batches and the batches; incomplete ones are left out."""
-    dataset = datasets.AVDataset(config, config.data.train, train=True)
-    size = config.training.batch_size
-    fabric.print(f"{config.data.train}: {dataset.present}")
-    share = len(dataset) // fabric.world_size
-    if share < size:
-        raise ConfigError(f"training.batch_size {size} is larger than the {share} clips of {config.data.train!r}")
-    if config.data.in_memory:
-        clips = datasets.load_in_memory(dataset, fabric.device)
-        return lambda epoch: (share // size, _from_memory(clips, size, fabric, _epoch_seed(config, epoch)))
-    sampler = DistributedSampler(dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True)
-    # Workers are seeded from here, so their number does not touch the random numbers of the augmentation.
-    generator = torch.Generator()
-    loader = DataLoader(
-        dataset,
-        size,
-        sampler=sampler,
-        drop_last=True,
-        num_workers=config.training.workers,
-        collate_fn=datasets.collate,
-        generator=generator,
-    )
+class TrainingBatches:
+    """The batches of this process, epoch by epoch; incomplete ones are left out.
 
-    def epoch_batches(epoch: int) -> tuple[int, Any]:
+    Raises
+    ------
+    ConfigError
+        When a process has fewer clips than a batch needs.
+    """
+
+    def __init__(self, fabric, config: Config):
+        self.fabric, self.config, self.size = fabric, config, config.training.batch_size
+        dataset = datasets.AVDataset(config, config.data.train, train=True)
+        fabric.print(f"{config.data.train}: {dataset.present}")
+        clips = len(dataset) // fabric.world_size
+        if clips < self.size:
+            raise ConfigError(f"training.batch_size {self.size} is larger than the {clips} clips of {dataset.split!r}")
+        self.count = clips // self.size
+        self.clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else None
+        if self.clips is None:
+            self.sampler = DistributedSampler(
+                dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True
+            )
+            # Workers are seeded from here, so their number does not touch the random numbers of the augmentation.
+            self.generator = torch.Generator()
+            self.loader = DataLoader(
+                dataset,
+                self.size,
+                sampler=self.sampler,
+                drop_last=True,
+                num_workers=config.training.workers,
+                collate_fn=datasets.collate,
+                generator=self.generator,
+            )
+
+    def __len__(self) -> int:
+        return self.count
+
+    def of_epoch(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """Yield ``image`` and ``waveform`` of each batch, on the device; the order comes from (seed, epoch) alone."""
+        if self.clips is not None:
+            yield from _from_memory(self.clips, self.size, self.fabric, _epoch_seed(self.config, epoch))
+            return
         # Not by Fabric's wrapper of loaders: it counts epochs from the start of the process, also in a resumed run.
-        sampler.set_epoch(epoch)
-        generator.manual_seed(_epoch_seed(config, epoch, fabric.global_rank))
-        return len(loader), ({k: fabric.to_device(batch[k]) for k in ("image", "waveform")} for batch in loader)
-
-    return epoch_batches
+        self.sampler.set_epoch(epoch)
+        self.generator.manual_seed(_epoch_seed(self.config, epoch, self.fabric.global_rank))
+        for batch in self.loader:
+            yield {key: self.fabric.to_device(batch[key]) for key in ("image", "waveform")}
 
 
 def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -227,12 +239,12 @@ def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iter
     order = torch.randperm(len(clips.ids), generator=torch.Generator().manual_seed(seed))
     order = order[fabric.global_rank :: fabric.world_size]
     for start in range(0, len(clips.ids) // fabric.world_size // size * size, size):
-        chosen = order[start : start + size].to(clips.image.device)
-        yield {"image": clips.image[chosen], "waveform": clips.waveform[chosen]}
+        rows = order[start : start + size].to(clips.image.device)
+        yield {"image": clips.image[rows], "waveform": clips.waveform[rows]}
 
 
 def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
-    """A function that measures a model on the validation list: with boxes where the list has them."""
+    """Make a function that measures a model on the validation list: with boxes where the list has them."""
     dataset = datasets.AVDataset(config, config.data.val)
     annotations = dataset.layout.annotations(config.data.val)
     fabric.print(f"{config.data.val}: {dataset.present}")
@@ -258,16 +270,17 @@ def _epoch_seed(config: Config, epoch: int, rank: int = 0) -> int:
 
 
 def _optimizer(model: SoundLocalizer, config: Config) -> torch.optim.Optimizer:
-    """Adam or AdamW; ``share`` of a group of parameters is what it gets of the learning rate of each step."""
+    """Build Adam or AdamW; the learning rate of each step times ``lr_scale`` is that of a group of parameters."""
     training = config.training
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
-    rest = [value for name, value in model.named_parameters() if not name.startswith("audio_trunk.")]
-    sound = (training.audio_learning_rate or training.learning_rate) / training.learning_rate
-    groups = [{"params": rest, "share": 1.0}, {"params": [*model.audio_trunk.parameters()], "share": sound}]
+    rest = [value for name, value in model.named_parameters() if not name.startswith("audio_encoder.")]
+    scale = (training.audio_learning_rate or training.learning_rate) / training.learning_rate
+    groups = [{"params": rest, "lr_scale": 1.0}, {"params": [*model.audio_encoder.parameters()], "lr_scale": scale}]
     return kind(groups, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
-def _line(row: dict[str, Any], epochs: int) -> str:
+def epoch_summary(row: dict[str, Any], epochs: int) -> str:
+    """Say in one line how an epoch went."""
     parts = [f"epoch {row['epoch']}/{epochs}"]
     parts += [f"{key} {row[key]:.3f}" for key in ("loss", "accuracy", "val_loss", "val_pointing") if key in row]
     return ", ".join(parts) + f", {row['seconds']:.0f} s"

@@ -1,11 +1,10 @@
-"""From stored values to what the trunks see: waveform to log-spectrogram, picture to normalized tensor, augmentation.
+"""From stored values to what the encoders see: waveform to log-spectrogram, image to normalized tensor, augmentation.
 
 Everything is batched and runs on the device of its input. Random choices come from torch's global generator.
 """
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 
 import torch
@@ -21,7 +20,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def log_spectrogram(
     waveform: Float[Tensor, "*batch samples"], sample_rate: int = 24000, window: int = 512, hop: int = 238
 ) -> Float[Tensor, "*batch F T"]:
-    """The paper's front end: log power density of short-time spectra.
+    """Compute the paper's front end: log power density of short-time spectra.
 
     Equal to ``log(scipy.signal.spectrogram(x, sample_rate, nperseg=window, noverlap=window - hop)[2] + 1e-7) / 12``:
     Tukey window (0.25), mean of each frame removed, one-sided density. 3 s at 24 kHz give 257 x 301.
@@ -36,7 +35,7 @@ def log_spectrogram(
 def log_mel(
     waveform: Float[Tensor, "*batch samples"], sample_rate: int, window: int, hop: int, bands: int
 ) -> Float[Tensor, "*batch F T"]:
-    """Log-mel bands of the same short-time spectra (librosa's Slaney filter bank), about zero mean and unit spread."""
+    """Compute log-mel bands of the same short-time spectra (librosa's Slaney bank), about zero mean, unit spread."""
     bank = torch.from_numpy(_mel_bank(sample_rate, window, bands)).to(waveform.device)
     power = _power(waveform, sample_rate, window, hop) * sample_rate  # full-scale noise lies near 1
     return (torch.log(torch.einsum("mf,...ft->...mt", bank, power) + 1e-6) + 6) / 4
@@ -65,8 +64,10 @@ def _mel_bank(sample_rate: int, window: int, bands: int):
     return librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands)
 
 
-def sounds(waveform: Int16[Tensor, "B samples"], config: Config, augment: bool = False) -> Float[Tensor, "B 1 F T"]:
-    """What the audio trunk sees of stored int16 sounds, by the experiment's ``front_end``."""
+def spectrograms(
+    waveform: Int16[Tensor, "B samples"], config: Config, augment: bool = False
+) -> Float[Tensor, "B 1 F T"]:
+    """Turn stored int16 sounds into what the audio encoder sees, by the experiment's ``front_end``."""
     values, front_end, rate = waveform.float() / 32768, config.front_end, config.data.sample_rate
     if augment:
         values = augment_waveform(values, config.training.augment)
@@ -80,7 +81,7 @@ def sounds(waveform: Int16[Tensor, "B samples"], config: Config, augment: bool =
 
 
 def images(image: UInt8[Tensor, "B 3 H W"], config: Config, augment: bool = False) -> Float[Tensor, "B 3 S S"]:
-    """What the image trunk sees of stored RGB pictures: cropped (training), scaled to [0, 1], ImageNet-normalized."""
+    """Turn stored RGB images into what the image encoder sees: cropped (training), scaled to [0, 1], normalized."""
     size = config.data.image_size
     if augment:
         image = random_crop(image, size, config.training.augment.flip)
@@ -93,7 +94,7 @@ def images(image: UInt8[Tensor, "B 3 H W"], config: Config, augment: bool = Fals
 
 
 def random_crop(image: UInt8[Tensor, "B 3 H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B 3 size size"]:
-    """A window of `size` x `size` at a random place of each picture, half of them mirrored."""
+    """Cut a window of `size` x `size` at a random place out of each image, and mirror half of them."""
     count, _, height, width = image.shape
     rows = torch.randint(height - size + 1, (count, 1)) + torch.arange(size)
     columns = torch.randint(width - size + 1, (count, 1)) + torch.arange(size)
@@ -105,8 +106,8 @@ def random_crop(image: UInt8[Tensor, "B 3 H W"], size: int, flip: bool = True) -
 
 
 def augment_colour(image: Float[Tensor, "B 3 H W"], config: Augment) -> Float[Tensor, "B 3 H W"]:
-    """Random brightness, contrast, saturation and hue of each picture (range ``colour``), some left grey."""
-    if not config.colour and not config.grey:
+    """Change brightness, contrast and saturation of each image by random factors of 1 ± ``colour``."""
+    if not config.colour:
         return image
     weights = torch.tensor([0.299, 0.587, 0.114], device=image.device)[:, None, None]
 
@@ -117,49 +118,30 @@ def augment_colour(image: Float[Tensor, "B 3 H W"], config: Augment) -> Float[Te
     middle = image.mean(dim=(1, 2, 3), keepdim=True)
     image = (image - middle) * factor() + middle
     grey = (image * weights).sum(dim=1, keepdim=True)
-    coloured = _turn_hue(image - grey, config.colour) * factor()
-    keep = (torch.rand(len(image), 1, 1, 1) >= config.grey).to(image)
-    return (grey + coloured * keep).clamp(0, 1)
-
-
-def _turn_hue(chroma: Tensor, colour: float) -> Tensor:
-    """Rotate colours about the grey axis by up to a quarter of `colour` turns (Rodrigues' formula)."""
-    angle = (2 * torch.rand(len(chroma)) - 1) * colour * math.pi / 4
-    axis = torch.full((3, 3), 1 / math.sqrt(3))
-    cross = torch.linalg.cross(torch.eye(3), axis)
-    matrix = (
-        angle.cos()[:, None, None] * torch.eye(3)
-        + angle.sin()[:, None, None] * cross
-        + (1 - angle.cos())[:, None, None] * torch.full((3, 3), 1 / 3)
-    )
-    return torch.einsum("bij,bjhw->bihw", matrix.to(chroma), chroma)
+    return (grey + (image - grey) * factor()).clamp(0, 1)
 
 
 def augment_waveform(waveform: Float[Tensor, "B samples"], config: Augment) -> Float[Tensor, "B samples"]:
-    """Roll in time, change the level, add white noise: each sound by its own random amount."""
+    """Roll each sound in time and change its level, both by its own random amount."""
     count, samples = waveform.shape
     if config.shift:
         start = torch.randint(int(config.shift * samples) + 1, (count, 1))
         index = (start + torch.arange(samples)) % samples
         waveform = waveform.gather(1, index.to(waveform.device))
-    if config.noise_db is not None:
-        level = config.noise_db + 20 * torch.rand(count, 1).to(waveform.device)
-        amplitude = waveform.abs().amax(dim=1, keepdim=True) * 10 ** (-level / 20)
-        waveform = waveform + amplitude * torch.randn_like(waveform)
     if config.gain_db:
         gain = (2 * torch.rand(count, 1).to(waveform.device) - 1) * config.gain_db
         waveform = waveform * 10 ** (gain / 20)
     return waveform
 
 
-def mask_spectrogram(spectrogram: Float[Tensor, "B F T"], share: float) -> Float[Tensor, "B F T"]:
+def mask_spectrogram(spectrogram: Float[Tensor, "B F T"], fraction: float) -> Float[Tensor, "B F T"]:
     """Replace a random block of bands and one of frames by the sound's mean (SpecAugment, Park et al. 2019)."""
     mean = spectrogram.mean(dim=(1, 2), keepdim=True)
     for axis in (1, 2):
         size = spectrogram.shape[axis]
-        length = (torch.rand(len(spectrogram), 1) * share * size).to(spectrogram.device)
+        length = (torch.rand(len(spectrogram), 1) * fraction * size).to(spectrogram.device)
         start = torch.rand(len(spectrogram), 1).to(spectrogram.device) * (size - length)
-        place = torch.arange(size, device=spectrogram.device)
-        hidden = (place >= start) & (place < start + length)  # (B, size)
+        index = torch.arange(size, device=spectrogram.device)
+        hidden = (index >= start) & (index < start + length)  # (B, size)
         spectrogram = torch.where(hidden.unsqueeze(3 - axis), mean, spectrogram)
     return spectrogram

@@ -1,6 +1,16 @@
 """The three learning objectives as pure functions of tensors, and their weighted sum (paper section 3.3).
 
-Everything here computes in float32 whatever the autocast, and in log space.
+Everything here computes in float32 whatever the autocast, and in log space. To add a loss, write a function and name
+its term in :func:`objective`::
+
+    def smoothness(similarity: Float[Tensor, "B h w"]) -> Float[Tensor, ""]:
+        # mean jump between neighbouring cells
+        return similarity.diff(dim=1).abs().mean() + similarity.diff(dim=2).abs().mean()
+
+    terms["smoothness"] = smoothness(similarity)
+
+and give it a weight of the same name in ``config.Objective``: ``smoothness: float = Field(0.0, ge=0.0)``. Training,
+``metrics.csv``, the pages, ``--set objective.smoothness=0.1`` and the variants of an ablation know it then.
 """
 
 from __future__ import annotations
@@ -23,9 +33,9 @@ def pooled_similarity(
     scale: Float[Tensor, ""] | float = 1.0,
     pool: Literal["max", "avg"] = "max",
 ) -> Float[Tensor, "B N"]:
-    """How well every picture goes with every sound: scaled cosine map of the pair, pooled over the picture.
+    """Score how well every image goes with every sound: scaled cosine map of the pair, pooled over the image.
 
-    Row b holds picture b with all sounds, the matching pairs lie on the diagonal.
+    Row b holds image b with all sounds, the matching pairs lie on the diagonal.
     """
     visual = F.normalize(visual.float(), dim=1).flatten(2)  # (B, C, h*w)
     maps = torch.einsum("bcx,nc->bnx", visual, F.normalize(audio.float(), dim=1)) * scale
@@ -33,48 +43,48 @@ def pooled_similarity(
 
 
 def localization(logits: Float[Tensor, "B B"], symmetric: bool = False) -> Float[Tensor, ""]:
-    """InfoNCE: each picture finds its own sound among those of the batch (the release's direction).
+    """Compute InfoNCE: each image finds its own sound among those of the batch (the release's direction).
 
     Parameters
     ----------
-    logits : row b is picture b with every sound.
-    symmetric : add the other direction (each sound finds its picture) and take the mean of both.
+    logits : row b is image b with every sound.
+    symmetric : add the other direction (each sound finds its image) and take the mean of both.
     """
     target = torch.arange(len(logits), device=logits.device)
     loss = F.cross_entropy(logits.float(), target)
     return (loss + F.cross_entropy(logits.float().T, target)) / 2 if symmetric else loss
 
 
-def foreground_nodes(node_features: Float[Tensor, "B C K"], audio: Float[Tensor, "B C"]) -> Int[Tensor, "B K"]:
-    """Nodes by descending cosine of their feature with the sound: the first ones are foreground."""
+def rank_nodes(node_features: Float[Tensor, "B C K"], audio: Float[Tensor, "B C"]) -> Int[Tensor, "B K"]:
+    """Rank the nodes by descending cosine of their feature with the sound: the first ones are foreground."""
     return _node_cosines(node_features, audio).argsort(dim=1, descending=True, stable=True)
 
 
 def discrimination(
     node_features: Float[Tensor, "B C K"],
     audio: Float[Tensor, "B C"],
-    order: Int[Tensor, "B K"],
+    node_ranking: Int[Tensor, "B K"],
     foreground: int = 8,
     background: int = 8,
 ) -> Float[Tensor, ""]:
-    """Two-way cross-entropy of the foreground nodes' mean cosine against the background nodes' (no temperature)."""
-    cosines = _node_cosines(node_features, audio).gather(1, order)  # (B, K), descending
+    """Tell the foreground nodes' mean cosine from the background nodes' by two-way cross-entropy (no temperature)."""
+    cosines = _node_cosines(node_features, audio).gather(1, node_ranking)  # (B, K), descending
     pair = torch.stack([cosines[:, :foreground].mean(dim=1), cosines[:, -background:].mean(dim=1)], dim=1)
     return F.cross_entropy(pair, torch.zeros(len(pair), dtype=torch.long, device=pair.device))
 
 
 def divergence(
     node_maps: Float[Tensor, "B K h w"],
-    order: Int[Tensor, "B K"],
+    node_ranking: Int[Tensor, "B K"],
     foreground: int,
     scaled_similarity: Float[Tensor, "B h w"],
     mode: Literal["js", "kl"] = "js",
 ) -> Float[Tensor, ""]:
-    """Divergence between the mean foreground node map and the similarity map, each a softmax over the cells.
+    """Compare the mean foreground node map with the similarity map, each a softmax over the cells.
 
     ``js`` is the Jensen-Shannon divergence in nats; ``kl`` is KL(similarity || nodes), the release's direction.
     """
-    chosen = order[:, :foreground, None].expand(-1, -1, node_maps[0, 0].numel())
+    chosen = node_ranking[:, :foreground, None].expand(-1, -1, node_maps[0, 0].numel())
     nodes = node_maps.float().flatten(2).gather(1, chosen).mean(dim=1).log_softmax(dim=1)  # (B, h*w)
     sound = scaled_similarity.float().flatten(1).log_softmax(dim=1)  # (B, h*w)
     if mode == "kl":
@@ -90,31 +100,34 @@ def _node_cosines(node_features: Tensor, audio: Tensor) -> Tensor:
 
 
 class Losses(NamedTuple):
-    """The weighted sum, its unweighted terms by name, and the order of the nodes (None without the reasoning)."""
+    """The weighted sum, its unweighted terms by name, and the ranking of the nodes (None without the reasoning)."""
 
     total: Float[Tensor, ""]
     terms: dict[str, Tensor]
-    order: Int[Tensor, "B K"] | None
+    node_ranking: Int[Tensor, "B K"] | None
     logits: Float[Tensor, "B B"]
 
 
 def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
-    """All losses of one batch, weighed as `config` says (the paper: 1, 0.1 and 0.1).
+    """Compute all losses of one batch, weighed as `config` says (the paper: 1, 0.1 and 0.1).
 
     Parameters
     ----------
-    output : what the model gave for B pictures and their sounds; without node maps only the localization loss counts.
+    output : what the model gave for B images and their sounds; without node maps only the localization loss counts.
     scale : the model's learned factor of cosines.
     """
     logits = pooled_similarity(output.visual, output.audio, scale, config.pool)
+    similarity = SoundLocalizer.similarity(output.visual.float(), output.audio.float()) * scale
+    node_ranking = None
     terms = {"localization": localization(logits, config.symmetric)}
-    order = None
     if output.node_maps is not None:
-        order = foreground_nodes(output.node_features, output.audio)
-        similarity = SoundLocalizer.similarity(output.visual.float(), output.audio.float()) * scale
+        node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(
-            output.node_features, output.audio, order, config.foreground, config.background
+            output.node_features, output.audio, node_ranking, config.foreground, config.background
         )
-        terms["divergence"] = divergence(output.node_maps, order, config.foreground, similarity, config.divergence_mode)
+        terms["divergence"] = divergence(
+            output.node_maps, node_ranking, config.foreground, similarity, config.divergence_mode
+        )
+    # A new term comes here; its weight, of the same name, into config.Objective.
     total = sum(getattr(config, name) * term for name, term in terms.items())
-    return Losses(total, terms, order, logits)
+    return Losses(total, terms, node_ranking, logits)

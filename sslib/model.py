@@ -1,4 +1,4 @@
-"""The network: two residual trunks, the visual reasoning module, and the cosine between them. No loss in here."""
+"""The network: two residual encoders, the visual reasoning module, and the cosine between them. No loss in here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sslib.config import InputError, Model
 
 
 class Output(NamedTuple):
-    """What one forward pass over B pictures and their sounds gives."""
+    """The result of one forward pass over B images and their sounds."""
 
     visual: Float[Tensor, "B C h w"]
     audio: Float[Tensor, "B C"]
@@ -24,10 +24,10 @@ class Output(NamedTuple):
     node_features: Float[Tensor, "B C K"] | None
 
 
-def trunk(channels: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> nn.Sequential:
-    """A residual trunk without classifier, layer4 with stride 1, of torchvision's blocks and parameter names.
+def resnet_encoder(channels: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> nn.Sequential:
+    """Build a residual network without classifier, layer4 with stride 1, of torchvision's blocks and parameter names.
 
-    At ``width=64, blocks=(2, 2, 2, 2)`` it is ResNet-18 and loads its weights. It reduces a picture 16 times and has
+    At ``width=64, blocks=(2, 2, 2, 2)`` it is ResNet-18 and loads its weights. It reduces an image 16 times and has
     ``8 * width`` channels.
     """
     layers: list[tuple[str, nn.Module]] = [
@@ -45,7 +45,7 @@ def trunk(channels: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return network.to(memory_format=torch.channels_last)  # convolutions are a third faster so, on CPUs too
+    return network.to(memory_format=torch.channels_last)  # a third faster convolutions, on CPUs too
 
 
 def _stage(inside: int, outside: int, count: int, stride: int) -> nn.Sequential:
@@ -57,7 +57,7 @@ def _stage(inside: int, outside: int, count: int, stride: int) -> nn.Sequential:
 
 
 class VisualReasoning(nn.Module):
-    """K learned 1x1 filters look for K kinds of things (nodes) in the visual map (paper section 3.2).
+    """Look for K kinds of things (nodes) in the visual map by K learned 1x1 filters (paper section 3.2).
 
     Parameters
     ----------
@@ -80,10 +80,11 @@ class VisualReasoning(nn.Module):
 
 
 class SoundLocalizer(nn.Module):
-    """Where in a picture a sound comes from: cosine of every cell of the visual map with the sound's vector.
+    """Find where in an image a sound comes from: cosine of every cell of the visual map with the sound's vector.
 
-    The halves can be used alone: :meth:`encode_image`, :meth:`encode_audio`, :meth:`similarity`, :meth:`reason`,
-    :meth:`visual_only`. ``scale`` multiplies cosines in the losses only; maps that leave the model are raw.
+    The halves can be used alone: :meth:`encode_image`, :meth:`encode_audio`, :meth:`similarity`,
+    :meth:`visual_reasoning`, :meth:`visual_only`. ``scale`` multiplies cosines in the losses only; maps that leave the
+    model are raw.
 
     Parameters
     ----------
@@ -92,33 +93,35 @@ class SoundLocalizer(nn.Module):
 
     def __init__(self, config: Model):
         super().__init__()
-        self.image_trunk = trunk(3, config.width, config.blocks)
-        self.audio_trunk = trunk(1, config.width, config.blocks)
+        self.image_encoder = resnet_encoder(3, config.width, config.blocks)
+        self.audio_encoder = resnet_encoder(1, config.width, config.blocks)
         self.scale = nn.Parameter(torch.tensor(float(config.initial_scale)))
         self.reasoning: VisualReasoning | None = None
         if config.reasoning:
             channels = 8 * config.width
             self.reasoning = VisualReasoning(channels, config.nodes, config.feature_dropout, config.node_dropout)
-            # How often each node was among the foreground nodes of late: what is known without a sound.
+            # How often each node was among the foreground nodes recently: what is known without a sound.
             self.register_buffer("foreground_frequency", torch.full((config.nodes,), 0.5))
         if config.imagenet:
-            load_imagenet(self.image_trunk, config.imagenet)
+            load_imagenet(self.image_encoder, config.imagenet)
 
     def encode_image(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """Visual map of normalized pictures; one cell is 16 pixels."""
-        return self.image_trunk(image)
+        """Compute the visual map of normalized images; one cell is 16 pixels."""
+        return self.image_encoder(image)
 
     def encode_audio(self, spectrogram: Float[Tensor, "B 1 F T"]) -> Float[Tensor, "B C"]:
-        """Vector of unit length of each sound: the audio map at its maximum over frequency and time."""
-        return F.normalize(self.audio_trunk(spectrogram).amax(dim=(2, 3)), dim=1)
+        """Compute a vector of unit length for each sound: its audio map at the maximum over frequency and time."""
+        return F.normalize(self.audio_encoder(spectrogram).amax(dim=(2, 3)), dim=1)
 
     @staticmethod
     def similarity(visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "B C"]) -> Float[Tensor, "B h w"]:
-        """Raw cosine in [-1, 1] of each cell with the sound of the same row (equation 1 without the scale)."""
+        """Compute the raw cosine in [-1, 1] of each cell with the sound of the same row (equation 1 without scale)."""
         return torch.einsum("bchw,bc->bhw", F.normalize(visual, dim=1), F.normalize(audio, dim=1))
 
-    def reason(self, visual: Float[Tensor, "B C h w"]) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B C K"]]:
-        """Node maps and node features.
+    def visual_reasoning(
+        self, visual: Float[Tensor, "B C h w"]
+    ) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B C K"]]:
+        """Compute node maps and node features.
 
         Raises
         ------
@@ -129,30 +132,30 @@ class SoundLocalizer(nn.Module):
             raise RuntimeError("this model has no visual reasoning module (model.reasoning is false)")
         return self.reasoning(visual)
 
-    def visual_only(self, node_maps: Float[Tensor, "B K h w"], every: bool = False) -> Float[Tensor, "B h w"]:
-        """Localization without sound: mean of the nodes that mostly were foreground in training.
+    def visual_only(self, node_maps: Float[Tensor, "B K h w"], all_nodes: bool = False) -> Float[Tensor, "B h w"]:
+        """Localize without sound: mean of the nodes that mostly were foreground in training.
 
         The paper names visual-only inference without saying how nodes are chosen when there is no sound; this choice
-        is ours. ``every=True`` gives the plain mean of all nodes instead.
+        is ours. ``all_nodes=True`` gives the plain mean of all nodes instead.
         """
-        if every:
+        if all_nodes:
             return node_maps.mean(dim=1)
         chosen = self.foreground_frequency >= min(0.5, float(self.foreground_frequency.max()))
         return node_maps[:, chosen].mean(dim=1)
 
     def forward(self, image: Float[Tensor, "B 3 H W"], spectrogram: Float[Tensor, "B 1 F T"]) -> Output:
         visual = self.encode_image(image)
-        nodes = self.reason(visual) if self.reasoning is not None else (None, None)
+        nodes = self.visual_reasoning(visual) if self.reasoning is not None else (None, None)
         return Output(visual, self.encode_audio(spectrogram), *nodes)
 
 
 def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
-    """Put ImageNet weights of ResNet-18 into an image trunk, from a local file or torchvision's own download.
+    """Put ImageNet weights of ResNet-18 into an image encoder, from a local file or torchvision's own download.
 
     Raises
     ------
     InputError
-        When the weights cannot be had, or do not fit the trunk (only width 64, blocks 2,2,2,2 is ResNet-18).
+        When the weights cannot be had, or do not fit the encoder (only width 64, blocks 2,2,2,2 is ResNet-18).
     """
     try:
         if isinstance(source, Path):

@@ -31,7 +31,7 @@ def load(path: Path, text: str, **overrides) -> Config:
         ({"training": {"batch_size": 1}}, "training.batch_size", "greater than or equal to 2"),
         ({"training": {"learning_rate": float("nan")}}, "training.learning_rate", "finite"),
         ({"training": {"learning_rate": float("inf")}}, "training.learning_rate", "finite"),
-        ({"training": {"augment": {"noise_db": float("nan")}}}, "training.augment.noise_db", "finite"),
+        ({"training": {"augment": {"gain_db": float("nan")}}}, "training.augment.gain_db", "finite"),
         ({"data": {"time": float("nan")}}, "data.time", "finite"),
         ({"data": {"time": "soon"}}, "data.time", "soon"),
         ({"data": {"time": -1.0}}, "data.time", "greater than or equal to 0"),
@@ -132,7 +132,7 @@ def test_dump_loads_to_the_same(tmp_path):
         "exp_name": "b/variants/no_div-1",
         "data": {"root": "some/where", "time": 2.5, "stamps": {"media": "debs", "train": 5}},
         "model": {"imagenet": "weights.pth", "blocks": [1, 2, 3, 4]},
-        "training": {"augment": {"noise_db": 12}},
+        "training": {"augment": {"gain_db": 12}},
         "ablations": {"variants": {"base": {"model": {"reasoning": False}}}, "seeds": [0, 1]},
     }
     first = load(tmp_path, yaml.safe_dump(values))
@@ -195,5 +195,4 @@ def test_paper_states_the_release():
     assert (training.batch_size, training.epochs, training.schedule, training.warmup) == (128, 30, "constant", 0)
     augment = training.augment
     assert (augment.crop, augment.flip) == (1.1, True)
-    assert (augment.colour, augment.grey, augment.shift, augment.gain_db, augment.mask) == (0, 0, 0, 0, 0)
-    assert augment.noise_db is None
+    assert (augment.colour, augment.shift, augment.gain_db, augment.mask) == (0, 0, 0, 0)

@@ -25,7 +25,7 @@ from sslib.data import prepare, store
 from sslib.model import SoundLocalizer
 from sslib.prediction import predict
 
-AUGMENT = {"colour": 0.3, "grey": 0.1, "shift": 0.5, "gain_db": 6, "noise_db": 20, "mask": 0.2}
+AUGMENT = {"colour": 0.3, "shift": 0.5, "gain_db": 6, "mask": 0.2}
 
 
 def state_of(run: Path) -> dict[str, torch.Tensor]:
@@ -75,7 +75,7 @@ def test_run_is_what_it_says(trained, settings):
 @pytest.mark.parametrize("stops", [(1,), (2,), (1, 2)])
 def test_stopped_and_resumed_is_never_stopped(trained, settings, tmp_path, stops):
     for epoch in stops:
-        run = engine.fit(settings, tmp_path, until=epoch)
+        run = engine.fit(settings, tmp_path, stop_after=epoch)
         assert load_checkpoint(run / "checkpoint.pt")["epoch"] == len(metrics_of(run)) == epoch
         torch.rand(7), np.random.rand(3)  # whatever else happens in between
     assert_same_run(engine.fit(settings, tmp_path), trained)
@@ -107,7 +107,7 @@ def test_killed_and_resumed_is_never_killed(trained, settings, tmp_path):
 
 def test_killed_while_a_checkpoint_is_written(trained, settings, tmp_path, monkeypatch):
     """The last whole one stays; half of the next one is not taken for it."""
-    engine.fit(settings, tmp_path, until=1)
+    engine.fit(settings, tmp_path, stop_after=1)
 
     def half(state, path):
         Path(path).write_bytes(b"PK half of it")
@@ -127,7 +127,7 @@ def test_loaders_resume_too(configure, tmp_path, data):
     store.write(settings.data.root)
     whole = engine.fit(settings, tmp_path / "whole")
     assert np.isfinite(metrics_of(whole).to_numpy()).all() and len(metrics_of(whole)) == 2
-    engine.fit(settings, tmp_path / "parts", until=1)
+    engine.fit(settings, tmp_path / "parts", stop_after=1)
     assert_same_run(engine.fit(settings, tmp_path / "parts"), whole)
 
 
@@ -144,8 +144,8 @@ def test_folders_and_store_train_the_same_weights_with_or_without_workers(config
 def test_seed_decides_the_weights(configure, settings, trained, tmp_path):
     again, other = engine.fit(settings, tmp_path / "again"), settings.model_copy(update={"seed": 1})
     assert_same_run(again, trained)
-    different = state_of(engine.fit(other, tmp_path / "other", until=1))
-    assert not torch.equal(different["image_trunk.conv1.weight"], state_of(trained)["image_trunk.conv1.weight"])
+    different = state_of(engine.fit(other, tmp_path / "other", stop_after=1))
+    assert not torch.equal(different["image_encoder.conv1.weight"], state_of(trained)["image_encoder.conv1.weight"])
 
 
 def test_complete_run_is_found_not_trained_again(trained, settings, monkeypatch):
@@ -156,8 +156,8 @@ def test_complete_run_is_found_not_trained_again(trained, settings, monkeypatch)
 
 
 def test_retrain_starts_over(settings, trained, tmp_path):
-    engine.fit(settings, tmp_path, until=2)
-    run = engine.fit(settings, tmp_path, retrain=True, until=1)
+    engine.fit(settings, tmp_path, stop_after=2)
+    run = engine.fit(settings, tmp_path, retrain=True, stop_after=1)
     assert metrics_of(run)["epoch"].tolist() == [1]
     pd.testing.assert_frame_equal(metrics_of(run), metrics_of(trained)[:1], check_exact=True)
 
@@ -178,7 +178,7 @@ def test_retrain_that_fails_keeps_the_finished_run(settings, trained, tmp_path, 
 @pytest.mark.parametrize("retrain", [True, False])
 def test_results_of_other_weights_do_not_stay_beside_new_ones(settings, tmp_path, retrain):
     """An unfinished run that was evaluated goes on, or starts over: its tables are no longer those of its weights."""
-    run = engine.fit(settings, tmp_path, until=1)
+    run = engine.fit(settings, tmp_path, stop_after=1)
     results = [run / name for name in ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")]
     for path in [*results, run / "notes.txt"]:
         path.write_text("of the first epoch")
@@ -186,7 +186,7 @@ def test_results_of_other_weights_do_not_stay_beside_new_ones(settings, tmp_path
         engine.fit(Config.model_validate(config.merge(settings.model_dump(mode="json"),
                    {"training": {"batch_size": 25}})), tmp_path, retrain=True)  # fmt: skip
     assert all(path.exists() for path in results)
-    engine.fit(settings, tmp_path, retrain=retrain, until=2)
+    engine.fit(settings, tmp_path, retrain=retrain, stop_after=2)
     assert not any(path.exists() for path in results) and (run / "notes.txt").exists()
 
 
@@ -256,7 +256,7 @@ def test_rates_of_a_run_are_those_of_the_schedule(trained, settings):
     assert metrics_of(trained)["learning_rate"].tolist() == last
 
 
-def test_the_audio_trunk_learns_at_its_own_rate(configure, tmp_path):
+def test_the_audio_encoder_learns_at_its_own_rate(configure, tmp_path):
     def after_one_step(rate):
         settings = configure(
             training={"learning_rate": 1e-2, "audio_learning_rate": rate, "batch_size": 24, "epochs": 1}
@@ -267,12 +267,12 @@ def test_the_audio_trunk_learns_at_its_own_rate(configure, tmp_path):
     slow, fast, same = after_one_step(1e-3), after_one_step(4e-3), after_one_step(None)
     for name in ("conv1.weight", "layer4.0.conv2.weight"):
         # Adam's first step is the rate itself, wherever the gradient is not next to nothing.
-        moved = (fast["audio_trunk." + name] - slow["audio_trunk." + name]).abs().median()
+        moved = (fast["audio_encoder." + name] - slow["audio_encoder." + name]).abs().median()
         assert moved == pytest.approx(3e-3, rel=1e-2)
-        assert (same["audio_trunk." + name] - slow["audio_trunk." + name]).abs().median() == pytest.approx(
+        assert (same["audio_encoder." + name] - slow["audio_encoder." + name]).abs().median() == pytest.approx(
             9e-3, rel=1e-2
         )
-        assert torch.equal(fast["image_trunk." + name], slow["image_trunk." + name])
+        assert torch.equal(fast["image_encoder." + name], slow["image_encoder." + name])
 
 
 @pytest.mark.parametrize("kind, wanted", [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
@@ -340,7 +340,7 @@ def test_prediction_is_that_of_single_clips(trained, configure):
     dataset = datasets.AVDataset(settings, "test")
     clips = datasets.load_in_memory(dataset)
     turned = np.roll(np.arange(len(dataset)), 1)
-    found = predict(model, clips, settings, sounds={"turned": turned})
+    found = predict(model, clips, settings, other_audio={"turned": turned})
     assert found.ids == dataset.ids and not model.training
     from sslib import features
 
@@ -348,9 +348,9 @@ def test_prediction_is_that_of_single_clips(trained, configure):
         for i in range(0, len(dataset), 4):
             visual = model.encode_image(features.images(clips.image[i : i + 1], settings))
             own, other = (
-                model.encode_audio(features.sounds(clips.waveform[k : k + 1], settings)) for k in (i, turned[i])
+                model.encode_audio(features.spectrograms(clips.waveform[k : k + 1], settings)) for k in (i, turned[i])
             )
-            nodes, _ = model.reason(visual)
+            nodes, _ = model.visual_reasoning(visual)
             for name, want in (
                 ("similarity", model.similarity(visual, own)),
                 ("turned", model.similarity(visual, other)),
@@ -358,13 +358,39 @@ def test_prediction_is_that_of_single_clips(trained, configure):
                 ("visual_only_mean", nodes.mean(dim=1)),
             ):
                 np.testing.assert_allclose(found.maps[name][i], want[0], rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(found.audio[i], own[0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(found.audio, axis=1), 1, rtol=1e-5)
+            np.testing.assert_allclose(found.audio_embeddings[i], own[0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found.audio_embeddings, axis=1), 1, rtol=1e-5)
     assert np.abs(found.maps["similarity"]).max() <= 1 + 1e-6
-    from_files = predict(model, dataset, settings, sounds={"turned": turned})
+    from_files = predict(model, dataset, settings, other_audio={"turned": turned})
     for name, maps in found.maps.items():
         np.testing.assert_array_equal(from_files.maps[name], maps)
     assert (from_files.loss, from_files.accuracy) == (found.loss, found.accuracy)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prediction_decodes_each_clip_once_and_draws_no_number(trained, monkeypatch, tmp_path, workers):
+    """In ``training.workers`` processes, whatever is played; every decoding leaves a line in a file."""
+    model, settings = load_model(trained / "checkpoint.pt")
+    settings = Config.model_validate(config.merge(settings.model_dump(), {"training": {"workers": workers}}))
+    dataset, read = datasets.AVDataset(settings, "test"), datasets.AVDataset.__getitem__
+    want = predict(model, datasets.load_in_memory(dataset), settings)
+
+    def noted(self, index):
+        with (tmp_path / "read.txt").open("a") as file:
+            file.write(f"{index} {os.getpid()}\n")
+        return read(self, index)
+
+    monkeypatch.setattr(datasets.AVDataset, "__getitem__", noted)
+    torch.manual_seed(3)
+    found = predict(model, dataset, settings, other_audio={"half": lambda waveform, ids: waveform // 2}, all_pairs=True)
+    assert torch.equal(torch.rand(2), torch.rand(2, generator=torch.Generator().manual_seed(3)))
+    rows = [line.split() for line in (tmp_path / "read.txt").read_text().splitlines()]
+    assert sorted(int(index) for index, _ in rows) == list(range(len(dataset)))
+    processes = {int(process) for _, process in rows}
+    assert len(processes) == 2 and os.getpid() not in processes if workers else processes == {os.getpid()}
+    np.testing.assert_array_equal(found.maps["similarity"], want.maps["similarity"])
+    best = found.maps["similarity"].max(axis=(1, 2))
+    np.testing.assert_allclose(np.diag(found.pair_scores), best, rtol=1e-5)
 
 
 def test_validation_is_measured_on_val(trained):
@@ -410,7 +436,7 @@ def test_what_changes_no_weight_is_not_refused(trained, settings):
 def test_workers_that_draw_moments_decide_the_weights(configure, tmp_path):
     """They do so for a random time only; with another number of them a run cannot go on."""
     settings = configure(data={"in_memory": False, "time": "random"}, training={"workers": 1})
-    engine.fit(settings, tmp_path, until=1)
+    engine.fit(settings, tmp_path, stop_after=1)
     with pytest.raises(CheckpointError, match=r"training\.workers"):
         engine.fit(Config.model_validate(config.merge(settings.model_dump(mode="json"), {"training": {"workers": 2}})),
                    tmp_path)  # fmt: skip
@@ -440,10 +466,10 @@ def test_run_on_other_data_is_refused(trained, settings, tmp_path):
 def test_files_of_a_folder_without_digest_are_told_by_their_sizes(settings, tmp_path):
     moved, layout = copy_of_data(settings, tmp_path / "data")
     (layout.root / "dataset.json").unlink()
-    run = engine.fit(moved, tmp_path, until=1)
+    run = engine.fit(moved, tmp_path, stop_after=1)
     layout.write_clip("new", np.zeros((80, 80, 3), np.uint8), np.zeros(8000, np.int16), 8000)
     layout.write_split("all", [*layout.ids("train"), "new"])
-    assert engine.fit(moved, tmp_path, until=1) == run
+    assert engine.fit(moved, tmp_path, stop_after=1) == run
     layout.write_clip(layout.ids("train")[3], np.zeros((80, 80, 3), np.uint8), np.zeros(8000, np.int16), 8000)
     with pytest.raises(CheckpointError, match="the files of 'train'"):
         engine.fit(moved, tmp_path)
@@ -518,7 +544,7 @@ def test_file_that_is_no_checkpoint_is_refused(tmp_path, content):
 
 def test_weights_that_do_not_fit_are_refused(trained, tmp_path):
     state, path = load_checkpoint(trained / "checkpoint.pt"), tmp_path / "checkpoint.pt"
-    name = "image_trunk.layer1.0.conv1.weight"
+    name = "image_encoder.layer1.0.conv1.weight"
 
     def refused(model, says):
         torch.save(state | {"model": model}, path)
@@ -574,7 +600,8 @@ result = engine.training_step(model, mine, settings, fabric)
 fabric.backward(result.total)
 if fabric.is_global_zero:
     gradients = {name: value.grad for name, value in model.module.named_parameters()}
-    torch.save({"total": result.total.detach(), "order": result.order, "gradients": gradients}, folder / "step.pt")
+    found = {"total": result.total.detach(), "ranking": result.node_ranking, "gradients": gradients}
+    torch.save(found, folder / "step.pt")
 run = engine.fit(settings, folder)
 print("world", fabric.world_size)
 """
@@ -615,7 +642,7 @@ def test_two_processes_are_one(configure, tmp_path):
     alone = engine.training_step(model, batch, settings)
     alone.total.backward()
     torch.testing.assert_close(together["total"], alone.total.detach())
-    assert torch.equal(together["order"], alone.order)
+    assert torch.equal(together["ranking"], alone.node_ranking)
     assert together["gradients"].keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         spread = float(parameter.grad.abs().max())
@@ -663,6 +690,6 @@ def test_step_is_the_objective_of_the_batch(configure):
     clips = datasets.load_in_memory(datasets.AVDataset(settings, "train", train=True))
     batch = {"image": clips.image[:6], "waveform": clips.waveform[:6]}
     model = SoundLocalizer(settings.model).eval()
-    output = model(features.images(batch["image"], settings), features.sounds(batch["waveform"], settings))
+    output = model(features.images(batch["image"], settings), features.spectrograms(batch["waveform"], settings))
     want = losses.objective(output, model.scale, settings.objective)
     torch.testing.assert_close(engine.training_step(model, batch, settings).total, want.total)

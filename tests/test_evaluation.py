@@ -435,15 +435,15 @@ def test_other_sounds(settings):
 def test_a_made_sound_is_heard_as_if_it_were_stored(run, settings):
     model, _ = checkpoint.load_model(run / "checkpoint.pt")
     stored = datasets.load_in_memory(datasets.AVDataset(settings, "val"))
-    made = predict(model, stored, settings, sounds={"noise": negatives.noise, "silence": negatives.silence})
+    made = predict(model, stored, settings, other_audio={"noise": negatives.noise, "silence": negatives.silence})
     for name in ("noise", "silence"):
         other = stored._replace(waveform=getattr(negatives, name)(stored.waveform, stored.ids))
         np.testing.assert_array_equal(made.maps[name], predict(model, other, settings).maps["similarity"])
-    assert made.pairs is None
+    assert made.pair_scores is None
 
 
 def test_training_says_how_many_clips_are_there(settings, tmp_path, capsys):
-    engine.fit(settings, tmp_path, until=1)
+    engine.fit(settings, tmp_path, stop_after=1)
     assert {"train: 24 of 24 present", "val: 20 of 20 present"} <= set(capsys.readouterr().out.splitlines())
 
 

@@ -1,6 +1,9 @@
 """The losses against loops over their definitions, library functions and the properties that they must have."""
 
 import math
+import textwrap
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import Field
 from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax, softmax
 
@@ -64,19 +68,19 @@ def test_localization_of_what_knows_nothing_is_log_of_the_batch():
     assert float(losses.localization(torch.zeros(7, 7))) == pytest.approx(math.log(7), rel=1e-6)
 
 
-def test_foreground_nodes():
+def test_node_ranking():
     t = tensors(1)
-    order = losses.foreground_nodes(t["node_features"], t["audio"])
+    ranking = losses.rank_nodes(t["node_features"], t["audio"])
     for b in range(4):
         values = [cosine(t["node_features"][b, :, k].numpy(), t["audio"][b].numpy()) for k in range(6)]
-        assert order[b].tolist() == sorted(range(6), key=lambda k: -values[k])
+        assert ranking[b].tolist() == sorted(range(6), key=lambda k: -values[k])
 
 
 @pytest.mark.parametrize("foreground, background", [(3, 3), (2, 4), (4, 4), (6, 6), (1, 1)])
 def test_discrimination(foreground, background):
     t = tensors(2)
-    order = losses.foreground_nodes(t["node_features"], t["audio"])
-    found = losses.discrimination(t["node_features"], t["audio"], order, foreground, background)
+    ranking = losses.rank_nodes(t["node_features"], t["audio"])
+    found = losses.discrimination(t["node_features"], t["audio"], ranking, foreground, background)
     want = []
     for b in range(4):
         values = sorted(cosine(t["node_features"][b, :, k].numpy(), t["audio"][b].numpy()) for k in range(6))
@@ -90,22 +94,22 @@ def test_discrimination(foreground, background):
 @pytest.mark.parametrize("foreground", [1, 3, 6])
 def test_divergence(mode, foreground):
     t = tensors(3)
-    order = losses.foreground_nodes(t["node_features"], t["audio"])
+    ranking = losses.rank_nodes(t["node_features"], t["audio"])
     want = []
     for b in range(4):
-        mean = np.mean([t["node_maps"][b, k].double().numpy() for k in order[b, :foreground]], axis=0)
+        mean = np.mean([t["node_maps"][b, k].double().numpy() for k in ranking[b, :foreground]], axis=0)
         nodes, sound = softmax(mean.ravel()), softmax(t["similarity"][b].double().numpy().ravel())
         want.append(scipy.stats.entropy(sound, nodes) if mode == "kl" else jensenshannon(nodes, sound) ** 2)
-    found = losses.divergence(t["node_maps"], order, foreground, t["similarity"], mode)
+    found = losses.divergence(t["node_maps"], ranking, foreground, t["similarity"], mode)
     assert float(found) == pytest.approx(np.mean(want), rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["js", "kl"])
 def test_divergence_of_equal_maps_is_nothing(mode):
     maps = torch.randn(3, 4, 5)
-    order = torch.arange(2).expand(3, 2)
+    ranking = torch.arange(2).expand(3, 2)
     nodes = torch.stack([maps + 1, maps - 3], dim=1)  # their mean differs by a constant only
-    assert float(losses.divergence(nodes, order, 2, maps, mode)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.divergence(nodes, ranking, 2, maps, mode)) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["js", "kl"])
@@ -125,9 +129,9 @@ def test_divergence_of_maps_far_apart_is_finite(mode):
 def test_js_is_symmetric_and_at_most_log_2(seed, sharpness):
     t = tensors(seed)
     one, other = sharpness * t["node_maps"][:, 0], sharpness * t["similarity"]
-    order = torch.zeros(4, 1, dtype=torch.long)
-    there = float(losses.divergence(one[:, None], order, 1, other, "js"))
-    back = float(losses.divergence(other[:, None], order, 1, one, "js"))
+    ranking = torch.zeros(4, 1, dtype=torch.long)
+    there = float(losses.divergence(one[:, None], ranking, 1, other, "js"))
+    back = float(losses.divergence(other[:, None], ranking, 1, one, "js"))
     assert there == pytest.approx(back, rel=1e-4, abs=1e-6)
     assert -1e-6 <= there <= math.log(2) + 1e-6
 
@@ -168,26 +172,53 @@ def test_objective_weighs_the_terms_by_name():
     output = Output(t["visual"], t["audio"], t["node_maps"], t["node_features"])
     result = losses.objective(output, torch.tensor(3.0), config)
     logits = losses.pooled_similarity(t["visual"], t["audio"], 3.0)
-    order = losses.foreground_nodes(t["node_features"], t["audio"])
+    ranking = losses.rank_nodes(t["node_features"], t["audio"])
     similarity = torch.stack([3 * torch.cosine_similarity(v, a[:, None, None], dim=0)
                               for v, a in zip(t["visual"], t["audio"], strict=True)])  # fmt: skip
     want = {
         "localization": losses.localization(logits),
-        "discrimination": losses.discrimination(t["node_features"], t["audio"], order, 2, 2),
-        "divergence": losses.divergence(t["node_maps"], order, 2, similarity, "js"),
+        "discrimination": losses.discrimination(t["node_features"], t["audio"], ranking, 2, 2),
+        "divergence": losses.divergence(t["node_maps"], ranking, 2, similarity, "js"),
     }
     torch.testing.assert_close(result.terms, want)
     total = 0.7 * want["localization"] + 0.3 * want["discrimination"] + 2 * want["divergence"]
     torch.testing.assert_close(result.total, total)
     torch.testing.assert_close(result.logits, logits)
-    assert torch.equal(result.order, order)
+    assert torch.equal(result.node_ranking, ranking)
 
 
 def test_base_model_has_the_localization_loss_only():
     t = tensors(6)
     result = losses.objective(Output(t["visual"], t["audio"], None, None), torch.tensor(2.0), Objective())
-    assert list(result.terms) == ["localization"] and result.order is None
+    assert list(result.terms) == ["localization"] and result.node_ranking is None
     torch.testing.assert_close(result.total, result.terms["localization"])
+
+
+def test_a_loss_is_added_as_the_head_of_the_file_says():
+    """The lines of that docstring, put where it says, with a weight of the same name."""
+    source = Path(losses.__file__).read_text()
+    example = textwrap.dedent("\n".join(line for line in losses.__doc__.splitlines() if line.startswith("    ")))
+    function, term = example.split('\nterms["')
+    before, after = source.split("class Losses(")
+    place = "    # A new term comes here"
+    assert place in after
+    changed = before + function + "\n\n\nclass Losses(" + after.replace(place, f'    terms["{term}\n{place}')
+    module = types.ModuleType("with_smoothness")
+    exec(compile(changed, "losses.py", "exec"), module.__dict__)
+
+    class More(Objective):
+        smoothness: float = Field(0.0, ge=0.0)
+
+    t, scale = tensors(9), torch.tensor(3.0)
+    output = Output(t["visual"], t["audio"], t["node_maps"], t["node_features"])
+    found = module.objective(output, scale, More(foreground=3, background=3, smoothness=0.5))
+    plain = losses.objective(output, scale, Objective(foreground=3, background=3))
+    maps = 3 * torch.stack([torch.cosine_similarity(v, a[:, None, None], dim=0)
+                            for v, a in zip(t["visual"], t["audio"], strict=True)])  # fmt: skip
+    jumps = (maps[:, 1:] - maps[:, :-1]).abs().mean() + (maps[:, :, 1:] - maps[:, :, :-1]).abs().mean()
+    assert list(found.terms) == [*plain.terms, "smoothness"]
+    torch.testing.assert_close(found.terms["smoothness"], jumps)
+    torch.testing.assert_close(found.total, plain.total + 0.5 * jumps)
 
 
 def test_float32_inside_whatever_the_precision():
@@ -210,4 +241,4 @@ def test_wrong_shapes_and_kinds_are_refused_under_test():
     with pytest.raises(Exception, match=r"[Tt]ype-check"):
         losses.pooled_similarity(t["visual"], t["audio"][:, :-1])
     with pytest.raises(Exception, match=r"[Tt]ype-check"):
-        losses.foreground_nodes(t["node_features"].transpose(1, 2), t["audio"])
+        losses.rank_nodes(t["node_features"].transpose(1, 2), t["audio"])

@@ -1,4 +1,4 @@
-"""The network: its trunks are ResNet-18 where they should be, its halves compose, everything in it learns."""
+"""The network: its encoders are ResNet-18 where they should be, its halves compose, everything in it learns."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from sslib.config import Model
-from sslib.model import SoundLocalizer, load_imagenet, trunk
+from sslib.model import SoundLocalizer, load_imagenet, resnet_encoder
 
 SMALL = {"width": 8, "blocks": (1, 1, 1, 1), "nodes": 6}
 
@@ -29,19 +29,19 @@ def batch(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, 3, 64, 96, generator=generator), torch.randn(count, 1, 33, 40, generator=generator)
 
 
-def test_trunk_has_the_parameters_of_resnet18():
+def test_encoder_has_the_parameters_of_resnet18():
     wanted = {name: value.shape for name, value in resnet18().state_dict().items() if not name.startswith("fc.")}
-    assert {name: value.shape for name, value in trunk(3).state_dict().items()} == wanted
-    assert [name for name, _ in trunk(3).named_parameters()] == [name for name in wanted if "running" not in name
-                                                                 and "num_batches" not in name]  # fmt: skip
-    assert trunk(1).state_dict()["conv1.weight"].shape == (64, 1, 7, 7)
+    assert {name: value.shape for name, value in resnet_encoder(3).state_dict().items()} == wanted
+    learned = [name for name in wanted if "running" not in name and "num_batches" not in name]
+    assert [name for name, _ in resnet_encoder(3).named_parameters()] == learned
+    assert resnet_encoder(1).state_dict()["conv1.weight"].shape == (64, 1, 7, 7)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
-def test_trunk_computes_resnet18(training):
+def test_encoder_computes_resnet18(training):
     torch.manual_seed(0)
-    theirs, ours = resnet18().train(training), trunk(3).train(training)
+    theirs, ours = resnet18().train(training), resnet_encoder(3).train(training)
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
@@ -58,8 +58,8 @@ def test_trunk_computes_resnet18(training):
     torch.testing.assert_close(found, image, rtol=1e-3, atol=2e-4)  # another memory format, another order of sums
 
 
-def test_trunk_shrinks_in_width_and_depth():
-    network = trunk(1, 8, (1, 2, 1, 3))
+def test_encoder_shrinks_in_width_and_depth():
+    network = resnet_encoder(1, 8, (1, 2, 1, 3))
     assert [len(getattr(network, f"layer{i}")) for i in (1, 2, 3, 4)] == [1, 2, 1, 3]
     assert network(torch.zeros(1, 1, 64, 80)).shape == (1, 64, 4, 5)
 
@@ -70,9 +70,9 @@ def test_imagenet_weights_from_a_file(tmp_path):
     file = tmp_path / "resnet18.pth"
     torch.save(theirs, file)
     model = SoundLocalizer(Model(imagenet=file))
-    for name, value in model.image_trunk.state_dict().items():
+    for name, value in model.image_encoder.state_dict().items():
         assert torch.equal(value, theirs[name]), name
-    assert not torch.equal(model.audio_trunk.state_dict()["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
+    assert not torch.equal(model.audio_encoder.state_dict()["layer1.0.conv1.weight"], theirs["layer1.0.conv1.weight"])
 
 
 class Command:
@@ -90,7 +90,7 @@ def test_imagenet_weights_that_cannot_be_used(tmp_path):
         file = tmp_path / "weights.pth"
         torch.save(content, file)
         with pytest.raises(ValueError, match=says):
-            load_imagenet(trunk(3, width, (2, 2, 2, 2)), file)
+            load_imagenet(resnet_encoder(3, width, (2, 2, 2, 2)), file)
 
     theirs = torchvision.models.resnet18(weights=None).state_dict()
     refused(theirs, "do not fit", width=8)
@@ -100,10 +100,10 @@ def test_imagenet_weights_that_cannot_be_used(tmp_path):
     assert not (tmp_path / "ran").exists()
     refused([1, 2], "ImageNet weights")
     with pytest.raises(ValueError, match="could not be read"):
-        load_imagenet(trunk(3), tmp_path / "none.pth")
+        load_imagenet(resnet_encoder(3), tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("not weights")
     with pytest.raises(ValueError, match=r"text\.pth"):
-        load_imagenet(trunk(3), tmp_path / "text.pth")
+        load_imagenet(resnet_encoder(3), tmp_path / "text.pth")
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def test_halves_compose_to_forward():
     assert output.node_maps.shape == (3, 6, 4, 6) and output.node_features.shape == (3, 64, 6)
     torch.testing.assert_close(output.visual, model.encode_image(image))
     torch.testing.assert_close(output.audio, model.encode_audio(spectrogram))
-    node_maps, node_features = model.reason(output.visual)
+    node_maps, node_features = model.visual_reasoning(output.visual)
     torch.testing.assert_close(output.node_maps, node_maps)
     torch.testing.assert_close(output.node_features, node_features)
 
@@ -122,7 +122,7 @@ def test_halves_compose_to_forward():
 @torch.no_grad()
 def test_sound_is_a_unit_vector_at_the_maximum_of_its_map():
     model, (_, spectrogram) = small().eval(), batch()
-    audio, raw = model.encode_audio(spectrogram), model.audio_trunk(spectrogram)
+    audio, raw = model.encode_audio(spectrogram), model.audio_encoder(spectrogram)
     for b in range(3):
         highest = torch.stack([raw[b, c].max() for c in range(64)])
         torch.testing.assert_close(audio[b], highest / highest.norm())
@@ -153,7 +153,7 @@ def test_scale_is_no_part_of_the_maps():
 def test_node_features_are_products_of_maps():
     model, (image, _) = small().eval(), batch(2)
     visual = model.encode_image(image)
-    node_maps, node_features = model.reason(visual)
+    node_maps, node_features = model.visual_reasoning(visual)
     weight = model.reasoning.filters.weight[:, :, 0, 0]
     assert model.reasoning.filters.bias is None
     torch.testing.assert_close(
@@ -165,14 +165,14 @@ def test_node_features_are_products_of_maps():
 def test_dropout_only_in_training_and_only_where_it_belongs():
     model, (image, _) = small(feature_dropout=0.5), batch(2)
     visual = model.eval().encode_image(image).detach()
-    quiet = model.reason(visual)
-    assert all(torch.equal(a, b) for a, b in zip(quiet, model.reason(visual), strict=True))
+    quiet = model.visual_reasoning(visual)
+    assert all(torch.equal(a, b) for a, b in zip(quiet, model.visual_reasoning(visual), strict=True))
     model.train()
     torch.manual_seed(3)
-    loud = model.reason(visual)
+    loud = model.visual_reasoning(visual)
     assert torch.equal(loud[0], quiet[0])  # node_dropout is 0
     assert not torch.allclose(loud[1], quiet[1])
-    assert not torch.equal(small(node_dropout=0.5).train().reason(visual)[0], quiet[0])
+    assert not torch.equal(small(node_dropout=0.5).train().visual_reasoning(visual)[0], quiet[0])
 
 
 def test_base_model():
@@ -181,7 +181,7 @@ def test_base_model():
     assert output.node_maps is None and output.node_features is None
     assert not [name for name in model.state_dict() if "reasoning" in name or "foreground" in name]
     with pytest.raises(RuntimeError, match="no visual reasoning module"):
-        model.reason(output.visual)
+        model.visual_reasoning(output.visual)
     twin = small().eval()
     twin.load_state_dict(model.state_dict(), strict=False)
     torch.testing.assert_close(twin(image, spectrogram).visual, output.visual)
@@ -201,7 +201,7 @@ def test_visual_only_takes_the_nodes_that_mostly_were_foreground(frequency, chos
     model.foreground_frequency.copy_(torch.tensor(frequency))
     node_maps = torch.randn(2, 6, 3, 3)
     torch.testing.assert_close(model.visual_only(node_maps), torch.stack([node_maps[:, k] for k in chosen]).mean(dim=0))
-    torch.testing.assert_close(model.visual_only(node_maps, every=True), sum(node_maps[:, k] for k in range(6)) / 6)
+    torch.testing.assert_close(model.visual_only(node_maps, all_nodes=True), sum(node_maps[:, k] for k in range(6)) / 6)
 
 
 @pytest.mark.parametrize("reasoning", [True, False])

@@ -85,9 +85,9 @@ def test_discrimination_and_divergence(mode, foreground, background):
     node_features = wave((4, 512, 16), 2.0)
     audio = F.normalize(wave((4, 512), 3.0), dim=1)
     node_maps, similarity = wave((4, 16, 14, 14), 4.0, 2.0), wave((4, 1, 14, 14), 5.0, 2.0)[:, 0]
-    order = losses.foreground_nodes(node_features, audio)
-    dis = losses.discrimination(node_features, audio, order, foreground, background)
-    div = losses.divergence(node_maps, order, foreground, similarity, mode)
+    ranking = losses.rank_nodes(node_features, audio)
+    dis = losses.discrimination(node_features, audio, ranking, foreground, background)
+    div = losses.divergence(node_maps, ranking, foreground, similarity, mode)
     assert float(dis) == pytest.approx(want["dis"], rel=RELATIVE)
     assert float(div) == pytest.approx(want["div"], rel=RELATIVE)
 
@@ -106,8 +106,8 @@ def test_reasoning_module():
 def test_whole_model():
     want = VALUES["whole_model"]
     model = SoundLocalizer(Model()).eval()
-    for trunk, first in ((model.image_trunk, 0), (model.audio_trunk, 100)):
-        convolutions = {name: value for name, value in trunk.named_parameters() if value.dim() == 4}
+    for encoder, first in ((model.image_encoder, 0), (model.audio_encoder, 100)):
+        convolutions = {name: value for name, value in encoder.named_parameters() if value.dim() == 4}
         assert sorted(convolutions) == want["conv_order"]
         for number, name in enumerate(sorted(convolutions), first):
             weight = convolutions[name]

@@ -18,17 +18,17 @@ from sslib.evaluation.measures import array_name
 from sslib.evaluation.protocols import universal_threshold
 from sslib.evaluation.tables import NEGATIVES
 from sslib.evaluation.truth import TestList
-from sslib.prediction import Sound
+from sslib.prediction import OtherAudio
 
 
-def other_sounds(clips: TestList, seed: int = 0) -> dict[str, Sound]:
+def other_sounds(clips: TestList, seed: int = 0) -> dict[str, OtherAudio]:
     """What :func:`sslib.prediction.predict` shall play beside each clip's own sound.
 
     ``shuffled``: the sound of a random other clip, of another class. ``offscreen``: that of a clip whose class is not
     among the `objects` of the picture (where these are not known: of another class). ``silence`` and ``noise``. Where
     a list has no such sound for one of its clips, that kind is left out, with a warning.
     """
-    sounds: dict[str, Sound] = {"silence": silence, "noise": noise}
+    sounds: dict[str, OtherAudio] = {"silence": silence, "noise": noise}
     visible = [set(held or ()) | {own} for held, own in zip(clips.known("objects"), clips.classes, strict=True)]
     excluded = {"shuffled": [{own} for own in clips.classes], "offscreen": visible}
     for number, (name, names) in enumerate(excluded.items()):

@@ -118,9 +118,9 @@ def predict_all(
     trained = predict(model, clips, config, device, sounds, pairs)
     unheard = {name: sound for name, sound in sounds.items() if name in NEGATIVES}
     blank = predict(untrained, clips, config, device, unheard, pairs)
-    arrays = trained.maps | {"audio": trained.audio}
+    arrays = trained.maps | {"audio": trained.audio_embeddings}
     if pairs:
-        arrays |= {"image": trained.pairs, "untrained_image": blank.pairs}
+        arrays |= {"image": trained.pair_scores, "untrained_image": blank.pair_scores}
     arrays |= {array_name("untrained", "own"): blank.maps["similarity"]}
     arrays |= {array_name("untrained", name): blank.maps[name] for name in unheard}
     return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
