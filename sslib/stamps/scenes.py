@@ -8,15 +8,14 @@ everything after this file is the code that VGGSound uses.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 import shutil
 import warnings
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 from PIL import Image, ImageFilter
 from tqdm.auto import tqdm
@@ -338,25 +337,17 @@ def _require_only_scenes(root: Path) -> None:
 
 def _write_split(layout: Layout, data: Data, library: Library, split: str, workers: int) -> None:
     plans, available = plan(library, split, data.stamps), pool(library, split)
-    task = functools.partial(_write_scene, layout, data)
-    with ProcessPoolExecutor(workers, initializer=_share, initargs=(available,)) as executor:
-        results = executor.map(task, plans, chunksize=16)
-        rows = [row for rows in tqdm(results, desc=f"composing {split}", total=len(plans)) for row in rows]
+    # Large arrays go to the workers once, as files in memory that all of them map.
+    parallel = joblib.Parallel(workers, return_as="generator", batch_size=16, max_nbytes="100K")
+    results = parallel(joblib.delayed(_write_scene)(layout, data, available, scene) for scene in plans)
+    rows = [row for rows in tqdm(results, desc=f"composing {split}", total=len(plans)) for row in rows]
     layout.write_split(split, [row["clip_id"] for row in rows])
     layout.write_annotations(split, {row.pop("clip_id"): row for row in rows})
 
 
-_available: Pool  # set once in every worker process
-
-
-def _share(available: Pool) -> None:
-    global _available
-    _available = available
-
-
-def _write_scene(layout: Layout, data: Data, scene: Plan) -> list[dict]:
+def _write_scene(layout: Layout, data: Data, available: Pool, scene: Plan) -> list[dict]:
     """Write the clips of one scene; their annotations are returned."""
-    composed, clips = make_scene(_available, scene, data.stamps.seed, data.stamps.height)
+    composed, clips = make_scene(available, scene, data.stamps.seed, data.stamps.height)
     rows = []
     for clip in clips:
         rng = np.random.default_rng(clip.seed)
