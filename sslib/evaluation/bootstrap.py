@@ -31,14 +31,12 @@ def bootstrap(values: Float[np.ndarray, " N"], clusters: Names, resamples=10_000
     return bootstrap_means(np.asarray(values, dtype=np.float64)[:, None], clusters, resamples, confidence, seed)[0]
 
 
-def bootstrap_means(
-    values: Float[np.ndarray, "*S N K"], clusters: Names, resamples=10_000, confidence=0.95, seed=0
-) -> list[Interval]:
-    """Estimate K means over clips (and training seeds), with intervals that resample clusters (recordings), not clips.
+def bootstrap_means(values: np.ndarray, clusters: Names, resamples=10_000, confidence=0.95, seed=0) -> list[Interval]:
+    """Estimate K means over clips, of values (N, K), or (S, N, K) of S training seeds.
 
-    Scenes that share a recording are not independent; to resample scenes would shrink intervals just by composing more
-    of them. Differences of two methods on the same clips give a paired interval. NaN values are left out, clips without
-    a value under one seed altogether.
+    Intervals resample clusters (recordings) and seeds, not clips: scenes that share a recording are not independent, and
+    resampling them would shrink intervals just by composing more. Differences of two methods on the same clips give
+    paired intervals. NaN values are left out, clips without a value under one seed altogether.
     """
     values, clusters = np.reshape(values, (-1, *values.shape[-2:])), np.asarray(clusters)
     known = ~np.isnan(values).any(axis=0)
@@ -95,5 +93,4 @@ def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
     rng, draws = np.random.default_rng(seed), np.empty((resamples, count), dtype=np.uint8)
     for row in draws:
         row[:] = np.bincount(rng.integers(0, max(count, 1), count), minlength=count)
-    draws.flags.writeable = False
     return draws

@@ -22,7 +22,7 @@ from sslib.evaluation.tables import MEASURES, METHODS, MODEL, PROTOCOLS, Row
 FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
 COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
 KEYS = ["split", "part", "clip_id"]
-PLACE = ("protocol", "split", "part", "measure")
+TABLE_KEY = ("protocol", "split", "part", "measure")
 
 
 class ResultsError(InputError):
@@ -93,8 +93,8 @@ def verdict(tables: list[Row], differences: list[Row]) -> Verdict | None:
     control = (max if higher else min)(values, key=values.__getitem__)
     value, low, high, clusters = (gains[control][key] for key in ("value", "low", "high", "clusters"))
     # Resampling one recording always gives it back: an interval of no width says nothing.
-    said = outcome(low, high, higher) if clusters > 1 else "inconclusive"
-    return Verdict(control, values[control], value, low, high, said)
+    found = outcome(low, high, higher) if clusters > 1 else "inconclusive"
+    return Verdict(control, values[control], value, low, high, found)
 
 
 def verdicts(tables: list[Row], differences: list[Row]) -> Iterator[Row]:
@@ -102,10 +102,10 @@ def verdicts(tables: list[Row], differences: list[Row]) -> Iterator[Row]:
     groups: dict[tuple, tuple[list[Row], list[Row]]] = {}
     for index, rows in enumerate((tables, differences)):
         for row in rows:
-            groups.setdefault(tuple(row[key] for key in PLACE), ([], []))[index].append(row)
+            groups.setdefault(tuple(row[key] for key in TABLE_KEY), ([], []))[index].append(row)
     for key, group in groups.items():
-        if said := verdict(*group):
-            yield dict(zip(PLACE, key, strict=True)) | said._asdict()
+        if found := verdict(*group):
+            yield dict(zip(TABLE_KEY, key, strict=True)) | found._asdict()
 
 
 # Runs side by side ----------------------------------------------------------------------------------------------------
@@ -141,11 +141,11 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
     common, union = _common([*values.values()])
     settings, rows = (evaluation.resamples, evaluation.confidence, seed), []
     totals = union.groupby(["split", "part"]).size()
-    for place, ids in common.groupby(["split", "part"], sort=False):
+    for subset, ids in common.groupby(["split", "part"], sort=False):
         index = pd.MultiIndex.from_frame(ids[KEYS])
         recordings = values[groups[0].runs[0]].loc[index, "recording"].astype(str).to_numpy()
-        about = dict(zip(("split", "part"), place, strict=True))
-        total = {"all_clips": int(totals[place])}
+        about = dict(zip(("split", "part"), subset, strict=True))
+        total = {"all_clips": int(totals[subset])}
         base = None
         for group in groups:
             found = np.stack([values[run].loc[index, COMPARED].to_numpy(float) for run in group.runs])
@@ -198,7 +198,7 @@ def group_runs(runs: Sequence[Path]) -> list[Group]:
             found += [Group(name, [folder], [number]) for number, name, folder in sorted(members)]
         else:
             found.append(Group(min(names, key=len), list(folders), list(seeds)))
-    first = {Path(run): place for place, run in reversed(list(enumerate(runs)))}
+    first = {Path(run): number for number, run in reversed(list(enumerate(runs)))}
     found.sort(key=lambda group: min(first[run] for run in group.runs))
     taken = [group.name for group in found]
     return [g._replace(name=str(g.runs[0])) if taken.count(g.name) > 1 else g for g in found]

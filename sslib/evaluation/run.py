@@ -96,8 +96,8 @@ def _check_inputs(trained: Config, config: Config, run: Path) -> None:
         names = (set(keys) or set(old)) - {"imagenet"}  # where the first weights lay is no matter any more
         changed += [f"{section}.{k}: {old[k]}, not {new[k]}" for k in sorted(names) if old[k] != new[k]]
     if changed:
-        said = f"{run} was trained with another configuration ({'; '.join(changed)})"
-        raise checkpoint.CheckpointError(f"{said}: take these from its config.yaml, or train again")
+        fault = f"{run} was trained with another configuration ({'; '.join(changed)})"
+        raise checkpoint.CheckpointError(f"{fault}: take these from its config.yaml, or train again")
 
 
 def predict_all(
@@ -265,8 +265,8 @@ def read_folder(folder: Path, split: str, val: str) -> dict[str, np.ndarray]:
     those of the validation list.
     """
     arrays: dict[str, np.ndarray] = {}
-    for name, place in ((split, folder), (val, folder / val)):
-        kinds = {kind: sorted((place / kind.removeprefix("similarity")).glob("*.npy")) for kind in ARRAYS}
+    for name, parent in ((split, folder), (val, folder / val)):
+        kinds = {kind: sorted((parent / kind.removeprefix("similarity")).glob("*.npy")) for kind in ARRAYS}
         ids = sorted({file.stem for files in kinds.values() for file in files})
         for kind, files in kinds.items():
             if files and (missing := sorted(set(ids) - {file.stem for file in files})):

@@ -19,8 +19,6 @@ from sslib.evaluation import detection, protocols
 from sslib.evaluation.bootstrap import Interval, Statistic, bootstrap_means, bootstrap_statistic, means
 from sslib.heatmaps import WORKERS
 
-# What is measured -----------------------------------------------------------------------------------------------------
-
 NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the picture makes
 MODEL = "model"
 METHODS = {  # kind of map and sound, and how tables call what they make together
@@ -104,8 +102,7 @@ MEASURES = {
     )
 }
 GROUPED = ("pointing", "miou", "success", "auc", "success_adaptive", "auc_adaptive")  # measures by area and by class
-# protocol -> key of a measure -> label
-PROTOCOLS: dict[str, dict[str, str]] = {
+PROTOCOLS: dict[str, dict[str, str]] = {  # protocol -> key of a measure -> label
     **{name: {m.key: m.label for m in MEASURES.values() if m.protocol == name}
        for name in ("localization", "masks", "detection", "universal", "interaction", "retrieval")},
     **{name: {key: MEASURES[key].label for key in GROUPED} for name in ("area", "class")},
@@ -190,10 +187,13 @@ class Subset:
         """Average columns that the methods' rows have over clips."""
         columns = {(method, measure): rows[measure].to_numpy(dtype=np.float64)
                    for method, rows in self.methods.items() for measure in measures if measure in rows}  # fmt: skip
-        return _mean_rows(columns, lambda values: bootstrap_means(values, self.recordings, *self.settings), differences)
+        return _mean_rows(columns, self._bootstrap_means, differences)
+
+    def _bootstrap_means(self, values: np.ndarray) -> list[Interval]:
+        return bootstrap_means(values, self.recordings, *self.settings)
 
     def detection(self) -> list[Row]:
-        """AP, max-F1, LocAcc with the clips without a source as negatives; where a list has none, off-screen sounds."""
+        """Compute AP, max-F1, LocAcc; negatives are clips without a source, in lists without any off-screen sounds."""
         found = {METHODS[key]: one for key in self.frames if (one := self._detection(key))}
         if MODEL not in found:
             return []
@@ -204,17 +204,12 @@ class Subset:
 
             return _statistic_rows(statistic, [*found], PROTOCOLS["detection"], found[MODEL][1], self.settings)
 
-    @property
-    def has_annotated_negatives(self) -> bool:
-        """Whether some clips have no visible source by their annotation: then these are detection's negatives."""
-        return bool((~self.clips["source"]).any())
-
     def _detection(self, key: tuple[str, str]) -> tuple[Statistic, np.ndarray] | None:
         """Make the statistic of clips with a source and of negatives under one method, with their recordings."""
         rows, own = self.frames[key], self.frames.get(("similarity", "own"))
         if key[1] in NEGATIVES or own is None or rows["confidence"].isna().all():
             return None
-        if self.has_annotated_negatives:
+        if not rows["source"].all():  # annotated negatives
             negatives = rows[~rows["source"]]
         elif ("similarity", "offscreen") not in self.frames:
             return None
@@ -232,7 +227,7 @@ class Subset:
         return statistic, both["recording"].astype(str).to_numpy()
 
     def universal(self) -> list[Row]:
-        """pIA and AOC of each kind of negative, and F_LOC and F_AUC of all with the positives at the same threshold."""
+        """Compute pIA and AOC of each kind of negative, F_LOC and F_AUC of all with the positives at one threshold."""
         shares = {METHODS[key]: rows.assign(**self._negative_shares(key))
                   for key, rows in self.frames.items() if key[1] not in NEGATIVES and "pia" in rows}  # fmt: skip
         if MODEL not in shares:
@@ -251,10 +246,10 @@ class Subset:
         shares.pop("model, shuffled sounds", None)
         columns = {(method, name): rows[name].to_numpy(float)
                    for method, rows in shares.items() for name in PROTOCOLS["universal"] if name in rows}  # fmt: skip
-        return found + _mean_rows(columns, lambda values: bootstrap_means(values, self.recordings, *self.settings))
+        return found + _mean_rows(columns, self._bootstrap_means)
 
     def _negative_shares(self, key: tuple[str, str]) -> dict[str, np.ndarray]:
-        """Columns ``pia…`` and ``aoc…`` of each clip: of each kind of negative, and their mean."""
+        """Make the columns ``pia…`` and ``aoc…``: of each kind of negative, and their mean."""
         rows, pia = self.frames[key], {}
         for kind in NEGATIVES:
             if ("similarity", kind) in self.frames:
@@ -262,11 +257,11 @@ class Subset:
                 pia[f"_{kind}"] = np.full(len(rows), np.nan) if negative is None else negative["pia"].to_numpy(float)
         pia["_native"] = np.where(rows["source"], np.nan, rows["pia"].to_numpy(float))
         aoc = {suffix: protocols.aoc_share(values) for suffix, values in pia.items()}
-        pia[""], aoc[""] = _mean_of(pia), _mean_of(aoc)
+        pia[""], aoc[""] = (pd.DataFrame(found).mean(axis=1).to_numpy() for found in (pia, aoc))  # of what there is
         return {f"pia{name}": found for name, found in pia.items()} | {f"aoc{k}": found for k, found in aoc.items()}
 
     def interaction(self) -> list[Row]:
-        """IIoU and IAUC over the scenes all of whose objects sound in turn."""
+        """Compute IIoU and IAUC over the scenes all of whose objects sound in turn."""
         scenes, objects = self.clips["scene"].astype(str).to_numpy(), self.clips["objects"].to_numpy(float)
         _, start, count = np.unique(scenes, return_index=True, return_counts=True)
         complete = (count > 1) & (np.isnan(objects[start]) | (objects[start] == count))
@@ -280,14 +275,6 @@ class Subset:
                     columns[method, f"iauc{suffix}"] = metrics.auc_share(least)
         units = pd.DataFrame({"scene": scenes, "recording": self.recordings})
         return _mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
-
-
-def _mean_of(columns: dict[str, np.ndarray]) -> np.ndarray:
-    """Average what each clip has; NaN where it has nothing."""
-    values = np.stack(list(columns.values()))
-    known = ~np.isnan(values)
-    total, count = np.where(known, values, 0).sum(axis=0), known.sum(axis=0)
-    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
 def over_scenes(values: np.ndarray, units: pd.DataFrame, settings: Settings) -> list[Interval]:
@@ -314,7 +301,7 @@ def over_scenes(values: np.ndarray, units: pd.DataFrame, settings: Settings) -> 
 
 
 def _mean_rows(columns: Columns, bootstrap: Callable[[np.ndarray], list[Interval]], differences=True) -> list[Row]:
-    """Rows of columns of values, and of the model's differences to its controls, clip by clip."""
+    """Make rows of columns of values, and of the model's differences to its controls, clip by clip."""
     columns = {key: values for key, values in columns.items() if not np.isnan(values).all()}
     gains = {
         (control, measure): columns[MODEL, measure] - values
@@ -331,7 +318,7 @@ def _mean_rows(columns: Columns, bootstrap: Callable[[np.ndarray], list[Interval
 def _statistic_rows(
     statistic: Statistic, methods: list[str], measures: Iterable[str], recordings: np.ndarray, settings: Settings
 ) -> list[Row]:
-    """Rows of a statistic (R, methods, measures) of weights (R, N), and of the model's differences to its controls."""
+    """Make rows of a statistic (R, methods, measures), and of the model's differences to its controls."""
     controls = [method for method in methods if method in CONTROLS]
     others = [methods.index(control) for control in controls]
 
