@@ -34,7 +34,7 @@ def bootstrap(values: Float[np.ndarray, " N"], clusters: Names, resamples=10_000
 def bootstrap_means(values: np.ndarray, clusters: Names, resamples=10_000, confidence=0.95, seed=0) -> list[Interval]:
     """Estimate K means over clips, of values (N, K), or (S, N, K) of S training seeds.
 
-    Intervals resample clusters (recordings) and seeds, not clips: scenes that share a recording are not independent, and
+    Intervals resample clusters (recordings) and seeds, not clips: scenes that share a recording are not independent;
     resampling them would shrink intervals just by composing more. Differences of two methods on the same clips give
     paired intervals. NaN values are left out, clips without a value under one seed altogether.
     """
