@@ -6,8 +6,7 @@ YAML before anything runs. All paths resolve against the root of the repository 
 
 from __future__ import annotations
 
-import hashlib
-import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +21,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-
-Fraction = Field(ge=0.0, le=1.0)
 
 
 class SslibError(Exception):
@@ -67,7 +64,7 @@ class Data(Section):
     root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations/")
     raw: Path | None = Field(None, description="a folder of raw videos that notebook 01 prepares into root")
     loader: Literal["folders", "lmdb"] = "folders"
-    in_memory: bool = Field(False, description="decode all pictures and sounds once, onto the training device")
+    in_memory: bool = Field(False, description="decode all images and sounds once, onto the training device")
     train: str = Field("train", description="the list splits/NAME.txt, one clip id a line")
     val: str = "val"
     tests: tuple[str, ...] = ("test",)
@@ -79,7 +76,7 @@ class Data(Section):
     )
     frame: PositiveInt | None = Field(None, description="this frame (1-based) whatever the time; the release: 7")
     frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
-    image_size: PositiveInt = Field(224, description="pixels: pictures are squashed to a square of this side")
+    image_size: PositiveInt = Field(224, description="pixels: images are squashed to a square of this side")
     stamps: Stamps | None = Field(None, description="compose the embedded data set under root")
 
 
@@ -109,7 +106,7 @@ class Objective(Section):
     """Weights and variants of the three losses (paper section 3.3)."""
 
     pool: Literal["max", "avg"] = "max"
-    symmetric: bool = Field(False, description="also tell pictures apart given a sound; the release: false")
+    symmetric: bool = Field(False, description="also tell images apart given a sound; the release: false")
     foreground: PositiveInt = 8
     background: PositiveInt = 8
     localization: float = Field(1.0, ge=0.0)
@@ -119,9 +116,9 @@ class Objective(Section):
 
 
 class Augment(Section):
-    """Changes made to a training batch. The release flips and crops pictures and leaves sounds alone."""
+    """Changes made to a training batch. The release flips and crops images and leaves sounds alone."""
 
-    crop: float = Field(1.1, ge=1.0, le=2.0, description="pictures are squashed to crop x image_size, then cropped")
+    crop: float = Field(1.1, ge=1.0, le=2.0, description="images are squashed to crop x image_size, then cropped")
     flip: bool = True
     colour: float = Field(0.0, ge=0.0, le=1.0, description="range of brightness, contrast and saturation changes")
     shift: float = Field(0.0, ge=0.0, le=1.0, description="share of its length by which a sound may be rolled in time")
@@ -194,34 +191,37 @@ class Config(Section):
             raise ValueError("data.raw and data.stamps both fill data.root: give one of them")
         return self
 
-    def digest(self, *sections: str) -> str:
-        """Hexadecimal digest of the named sections (all of them without arguments)."""
-        values = self.model_dump(mode="json", include=set(sections) or None)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
 
 def repository_root(start: Path | None = None) -> Path:
-    """The folder that holds ``sslib`` and ``notebooks``, looked for from `start` (default: here) upwards.
+    """Find the folder that holds ``sslib`` and ``notebooks``, from `start` (default: here) upwards.
 
     Raises
     ------
     FileNotFoundError
         When no folder above `start` looks like the repository.
     """
-    start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
-        if (folder / "sslib" / "config.py").is_file() and (folder / "notebooks").is_dir():
-            return folder
-    raise FileNotFoundError(f"no sslib repository at or above {start}: run this inside a clone of it")
+    if root := _root_above(start or Path.cwd()):
+        return root
+    raise FileNotFoundError(f"no sslib repository at or above {start or Path.cwd()}: run this inside a clone of it")
+
+
+def _root_above(start: Path) -> Path | None:
+    folders = (start.resolve(), *start.resolve().parents)
+    return next((f for f in folders if (f / "sslib" / "config.py").is_file() and (f / "notebooks").is_dir()), None)
+
+
+def root_for(file: Path) -> Path:
+    """Tell what paths in `file` resolve against: the clone that holds it, else the one we stand in, else its folder."""
+    return _root_above(file.parent) or _root_above(Path.cwd()) or file.parent.resolve()
 
 
 def experiment_folder(config: Config, root: Path | None = None) -> Path:
-    """Where everything about an experiment lies: ``reports/<exp_prefix>/<exp_name>`` of the repository."""
+    """Tell where everything about an experiment lies: ``reports/<exp_prefix>/<exp_name>`` of the repository."""
     return (root or repository_root()) / "reports" / config.exp_prefix / config.exp_name
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `overrides` put in: mappings merged key by key, an empty one empties what was there."""
+    """Put `overrides` into a copy of `base`: mappings key by key, an empty one empties what was there."""
     merged = dict(base)
     for key, value in overrides.items():
         old = merged.get(key)
@@ -253,29 +253,15 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
     return resolve(merge(values, overrides or {}), root or root_for(file), str(file))
 
 
-def root_for(file: Path) -> Path:
-    """What paths in `file` resolve against: the clone that holds it, else the one we stand in, else its own folder."""
-    for start in (file.parent, Path.cwd()):
-        try:
-            return repository_root(start)
-        except FileNotFoundError:
-            continue
-    return file.parent.resolve()
-
-
 def find(path: str | Path) -> Path:
-    """The configuration file `path` names, from wherever a notebook or a shell stands."""
-    candidates = [Path(path)]
-    if not candidates[0].is_absolute():
-        try:
-            root = repository_root()
-            candidates += [root / path, root / "notebooks" / path]
-        except FileNotFoundError:
-            pass
+    """Find the configuration file `path` names, from wherever a notebook or a shell stands."""
+    candidates, root = [Path(path)], _root_above(Path.cwd())
+    if root and not candidates[0].is_absolute():
+        candidates += [root / path, root / "notebooks" / path]
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    raise ConfigError(f"no configuration file {path}; looked at {', '.join(str(c) for c in candidates)}")
+    raise ConfigError(f"no configuration file {path}; looked at {', '.join(map(str, candidates))}")
 
 
 def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> Config:
@@ -284,15 +270,7 @@ def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> 
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{name}:\n" + "\n".join(_fault(e) for e in error.errors())) from None
-    data = config.data.model_copy(update={"root": root / config.data.root})
-    if data.raw:
-        data = data.model_copy(update={"raw": root / data.raw})
-    if data.stamps and data.stamps.media:
-        data = data.model_copy(update={"stamps": data.stamps.model_copy(update={"media": root / data.stamps.media})})
-    model = config.model
-    if isinstance(model.imagenet, Path):
-        model = model.model_copy(update={"imagenet": root / model.imagenet})
-    return config.model_copy(update={"data": data, "model": model})
+    return Config.model_validate(_change_paths(config.model_dump(), lambda path: root / path))
 
 
 def _fault(error: dict[str, Any]) -> str:
@@ -304,24 +282,22 @@ def _fault(error: dict[str, Any]) -> str:
 
 
 def portable(config: Config) -> dict[str, Any]:
-    """The configuration as plain values; paths inside this clone are written relative to it, so they hold in others."""
-    values = config.model_dump(mode="json")
-    try:
-        root = repository_root()
-    except FileNotFoundError:
-        return values
-    for section, key in (("data", "root"), ("data", "raw"), ("model", "imagenet")):
-        values[section][key] = _relative(values[section][key], root)
-    if values["data"]["stamps"]:
-        values["data"]["stamps"]["media"] = _relative(values["data"]["stamps"]["media"], root)
+    """Give the configuration as plain values; paths inside this clone relative to it, so that they hold in others."""
+    values, root = config.model_dump(mode="json"), _root_above(Path.cwd())
+    return _change_paths(
+        values, lambda path: str(path.relative_to(root) if root and path.is_relative_to(root) else path)
+    )
+
+
+def _change_paths(values: dict[str, Any], change: Callable[[Path], Path | str]) -> dict[str, Any]:
+    stamps = values["data"]["stamps"] or {}
+    data, model = values["data"], values["model"]
+    for section, key in ((data, "root"), (data, "raw"), (stamps, "media"), (model, "imagenet")):
+        if isinstance(section.get(key), str | Path):
+            section[key] = change(Path(section[key]))
     return values
 
 
-def _relative(value: Any, root: Path) -> Any:
-    inside = isinstance(value, str) and Path(value).is_relative_to(root)
-    return str(Path(value).relative_to(root)) if inside else value
-
-
 def dump(config: Config) -> str:
-    """The resolved configuration as YAML, loadable again with :func:`load`."""
+    """Write the resolved configuration as YAML, loadable again with :func:`load`."""
     return yaml.safe_dump(portable(config), sort_keys=False, allow_unicode=True)

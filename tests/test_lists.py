@@ -14,7 +14,6 @@ from sslib.data.layout import Layout
 from sslib.datasets import AVDataset, load_in_memory
 
 
-
 def test_list_of_the_layout_made_on_windows(tmp_path):
     path = tmp_path / "splits/all.txt"
     path.parent.mkdir()
