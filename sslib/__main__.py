@@ -24,7 +24,18 @@ ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, 
 Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="e.g. training.epochs=2; repeatable")]
 
 
+@contextmanager
+def clean_errors() -> Iterator[None]:
+    """End with one message instead of a traceback for an error that sslib found itself; a bug keeps its traceback."""
+    try:
+        yield
+    except (SslibError, FileNotFoundError, PermissionError) as error:
+        typer.echo(f"sslib: {error}", err=True)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
 @app.command()
+@clean_errors()
 def run(
     config: ConfigFile,
     only: Annotated[str, typer.Option(metavar="NUMBERS", help="these notebooks only, e.g. 02,04")] = "",
@@ -32,29 +43,29 @@ def run(
     changes: Changes = [],  # noqa: B006  typer copies it
 ) -> None:
     """Execute the numbered notebooks on one configuration; write reports/index.html."""
-    with clean_errors():
-        from sslib.report import workbook
+    from sslib.report import workbook
 
-        numbers = tuple(number.strip().zfill(2) for number in only.split(",") if number.strip())
-        folder = workbook.run(config, numbers, force, overrides(changes))
-        typer.echo(f"pages:  {folder}\nreport: {repository_root(folder) / 'reports' / 'index.html'}")
+    numbers = tuple(number.strip().zfill(2) for number in only.split(",") if number.strip())
+    folder = workbook.run(config, numbers, force, overrides(changes))
+    typer.echo(f"pages:  {folder}\nreport: {repository_root(folder) / 'reports' / 'index.html'}")
 
 
 @app.command()
+@clean_errors()
 def train(
     config: ConfigFile,
     force: Annotated[bool, typer.Option("--force", help="start over where a run is there")] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
     """Train on one configuration, without notebooks; an interrupted run goes on."""
-    with clean_errors():
-        settings = load(config, overrides(changes))
-        from sslib import engine
+    settings = load(config, overrides(changes))
+    from sslib import engine
 
-        typer.echo(engine.fit(settings, experiment_folder(settings), retrain=force))
+    typer.echo(engine.fit(settings, experiment_folder(settings), retrain=force))
 
 
 @app.command()
+@clean_errors()
 def evaluate(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="a checkpoint, maps by clip id, or runs")],
     config: Annotated[str, typer.Option(metavar="CONFIG", help="of maps: where the test data lie")] = "",
@@ -67,29 +78,28 @@ def evaluate(
 
     Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. How maps are named: reports/README.md.
     """
-    with clean_errors():
-        if compare:
-            _compare(paths, out, changes)
-            return
-        for path in paths:
-            several = out / path.stem if out and len(paths) > 1 else out
-            if path.is_dir() or path.suffix in (".npz", ".npy"):
-                _evaluate_maps(path, config, name, several, changes)
-            elif config or name or out:
-                raise ConfigError(f"{path}: --config, --list and --out are for maps; a checkpoint has its own (--set)")
-            else:
-                _evaluate_checkpoint(path, changes)
+    if compare:
+        _compare(paths, out, changes)
+        return
+    for path in paths:
+        several = out / path.stem if out and len(paths) > 1 else out
+        if path.is_dir() or path.suffix in (".npz", ".npy"):
+            _evaluate_maps(path, config, name, several, changes)
+        elif config or name or out:
+            raise ConfigError(f"{path}: --config, --list and --out are for maps; a checkpoint has its own (--set)")
+        else:
+            _evaluate_checkpoint(path, changes)
 
 
 def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
     from sslib import checkpoint
     from sslib.evaluation import run as evaluation
-    from sslib.report import evaluation_figures as figures_evaluation
+    from sslib.report.evaluation_figures import save_thumbnail
 
     values = checkpoint.load_checkpoint(path)["config"]
     settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
     summary = evaluation.evaluate(path.parent, settings)
-    figures_evaluation.save_thumbnail(path.parent, settings)
+    save_thumbnail(path.parent, settings)
     typer.echo(summary)
 
 
@@ -98,18 +108,18 @@ def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes
         raise ConfigError(f"{path}: maps need --config CONFIG, which says where their test data lie")
     from sslib.evaluation import comparison
     from sslib.evaluation import run as evaluation
-    from sslib.report import text as presentation
+    from sslib.report import text
 
     settings = load(config, overrides(changes))
     folder = out or path.with_name(f"{path.stem}-evaluation")
     summary, coverage = evaluation.evaluate_maps(path, settings, name or settings.data.tests[0], folder)
     rows = [row for row in comparison.read_summary(folder)["tables"] if row["protocol"] != "class"]
-    typer.echo(f"{coverage}\n\n{presentation.tables_text(rows)}\n\n{summary}")
+    typer.echo(f"{coverage}\n\n{text.tables_text(rows)}\n\n{summary}")
 
 
 def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
     from sslib.evaluation import comparison
-    from sslib.report import text as presentation
+    from sslib.report import text
 
     changed = overrides(changes)
     if unused := sorted(set(changed) - {"evaluation"}):
@@ -117,7 +127,7 @@ def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
     names = {"exp_prefix": "comparison", "exp_name": "comparison"}
     groups = comparison.group_runs(paths)
     table = comparison.compare(groups, resolve(names | changed, Path.cwd(), "--set").evaluation)
-    typer.echo(presentation.comparison_text(table))
+    typer.echo(text.comparison_text(table))
     if out:
         out.mkdir(parents=True, exist_ok=True)
         table.to_csv(out / "comparison.csv", index=False)
@@ -125,6 +135,7 @@ def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
 
 
 @app.command()
+@clean_errors()
 def prepare(
     raw: Annotated[Path, typer.Argument(metavar="RAW_FOLDER", help="holds videos, in any folders below")],
     data: Annotated[Path, typer.Argument(metavar="DATA_FOLDER", help="gets frames, sounds and manifest.csv")],
@@ -138,16 +149,15 @@ def prepare(
     retry: Annotated[bool, typer.Option("--retry", help="try unchanged rejected clips again")] = False,
 ) -> None:
     """Turn a folder of raw videos into a data folder; running again does what is missing or changed."""
-    with clean_errors():
-        from sslib.data import prepare as videos
+    from sslib.data import prepare as videos
 
-        limits = {"max_seconds": max_seconds, "time_limit": time_limit}
-        where = {"workers": workers, "scheduler": scheduler}
-        rates = {"frame_rate": fps, "at": at, "sample_rate": sample_rate}
-        typer.echo(videos.prepare(raw, data, **rates, **limits, **where, retry=retry))
+    limits = {"max_seconds": max_seconds, "time_limit": time_limit, "workers": workers, "scheduler": scheduler}
+    rates = {"frame_rate": fps, "at": at, "sample_rate": sample_rate}
+    typer.echo(videos.prepare(raw, data, **rates, **limits, retry=retry))
 
 
 @app.command()
+@clean_errors()
 def store(
     folder: Annotated[Path, typer.Argument(help="holds video_frames/ and audios/")],
     only: Annotated[str, typer.Option(metavar="CONFIG", help="keep only the frame and the sound that it uses")] = "",
@@ -156,19 +166,18 @@ def store(
     verify: Annotated[bool, typer.Option("--verify", help="check every value of the store that is there")] = False,
 ) -> None:
     """Write a data folder into LMDB shards; what is there and unchanged stays."""
-    with clean_errors():
-        from sslib.data import store as lmdb_store
-        from sslib.data import verification
-        from sslib.data.clock import Selection
+    from sslib.data import store as lmdb_store
+    from sslib.data import verification
+    from sslib.data.clock import Selection
 
-        if verify:
-            faults = verification.verify(folder / lmdb_store.NAME, workers=workers, scheduler=scheduler or None)
-            typer.echo("\n".join(faults) or f"{folder / lmdb_store.NAME}: every value is what was written, and decodes")
-            if faults:
-                sys.exit(1)
-            return
-        selection = Selection.of(load(only).data) if only else None
-        typer.echo(lmdb_store.write(folder, selection=selection, workers=workers, scheduler=scheduler or None))
+    if verify:
+        faults = verification.verify(folder / lmdb_store.NAME, workers=workers, scheduler=scheduler or None)
+        typer.echo("\n".join(faults) or f"{folder / lmdb_store.NAME}: every value is what was written, and decodes")
+        if faults:
+            sys.exit(1)
+        return
+    selection = Selection.of(load(only).data) if only else None
+    typer.echo(lmdb_store.write(folder, selection=selection, workers=workers, scheduler=scheduler or None))
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:
@@ -192,16 +201,6 @@ def overrides(changes: list[str]) -> dict[str, Any]:
             value = {part: value}
         nested = merge(nested, value)
     return nested
-
-
-@contextmanager
-def clean_errors() -> Iterator[None]:
-    """End with one message instead of a traceback for an error that sslib found itself; a bug keeps its traceback."""
-    try:
-        yield
-    except (SslibError, FileNotFoundError, PermissionError) as error:
-        typer.echo(f"sslib: {error}", err=True)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
 if __name__ == "__main__":
