@@ -30,11 +30,10 @@ import psutil
 from PIL import Image
 
 from sslib.config import Config
-from sslib.data import store
-from sslib.data.clock import Selection
 from sslib.data.layout import Layout
-from sslib.data.media import JPEG_QUALITY
+from sslib.data.media import JPEG_QUALITY, ClipWindow
 from sslib.data.prepare import prepare
+from sslib.data.store import STORE_NAME, Store, write_store
 from sslib.stamps import generated
 
 SECONDS, FPS, SIZE, RATE = 10, 25, (320, 240), 44100
@@ -219,15 +218,16 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def sizes(root: Path) -> dict[str, float]:
     """Mean bytes in LMDB: of a frame, of a second of sound, of a clip with all that belongs to it, and selected."""
-    path = store.write(root)
-    whole, stored = size(path), store.Store(path)
-    each = [stored.sizes(clip_id) for clip_id in stored.ids]
-    frames = [frame for clip in each for frame in clip[:-1]]
-    result = {"frame": np.mean(frames), "frames": len(frames) / len(each)}
-    result |= {"second": np.mean([clip[-1] for clip in each]) / SECONDS, "whole": whole / len(each)}
-    store.write(root, selection=Selection.of(config(root).data))
-    result["selected"] = size(path) / len(each)
-    store.write(root)
+    write_store(root)
+    path = root / STORE_NAME
+    whole, stored = size(path), Store(path)
+    frames = [len(stored.frame(i, number)) for i in stored.ids for number in stored.frames(i)]
+    sounds = [len(stored.audio(i)) for i in stored.ids]
+    result = {"frame": np.mean(frames), "frames": len(frames) / len(sounds)}
+    result |= {"second": np.mean(sounds) / SECONDS, "whole": whole / len(sounds)}
+    write_store(root, ClipWindow.of(config(root).data))
+    result["selected"] = size(path) / len(sounds)
+    write_store(root)
     return result
 
 
@@ -239,7 +239,7 @@ def costs(raw: Path, root: Path, clips: int, workers: int) -> dict[str, Cost]:
     """Decoding, preparing and storing, and a line of a table for each."""
     found = {"decode with PyAV, nothing else": timed(lambda: decode(raw))}
     found["prepare"] = timed(lambda: print(prepare(raw, root, workers=workers)))
-    found["store"] = timed(lambda: store.write(root, workers=workers))
+    found["store"] = timed(lambda: write_store(root, workers=workers))
     ready = len(Layout(root).ids("all"))
     if ready != clips:
         raise SystemExit(f"{ready} of {clips} clips were prepared: see {root}/manifest.csv")

@@ -37,10 +37,8 @@ import warnings
 from sslib import config as configuration
 from sslib import datasets, features, metrics
 from sslib.data import media, prepare, store
-from sslib.data.clock import Selection
-from sslib.data.layout import Layout
-from sslib.data.splits import SHARE, video_of, write_missing
-from sslib.data.verification import verify
+from sslib.data.layout import SPLIT_FRACTION, Layout, video_of
+from sslib.data.media import ClipWindow
 from sslib.report import figures as viz
 from sslib.report import text as presentation
 from sslib.stamps import scenes
@@ -327,11 +325,11 @@ if manifest is not None and len(ready):
 # %%
 splits = list(dict.fromkeys([data.train, data.val, *data.tests]))
 if data.raw:
-    made = write_missing(layout, splits)
+    made = layout.write_missing_splits(splits)
     listed = {clip_id for split in splits for clip_id in layout.ids(split)}
     others = ", ".join(f"`{split}`" for split in splits[1:])
     text = "There were none: " if made else "Those that are there are used. Without them: "
-    text += f"{SHARE:.0%} of the videos each for {others}, the rest for `{data.train}`, in the "
+    text += f"{SPLIT_FRACTION:.0%} of the videos each for {others}, the rest for `{data.train}`, in the "
     text += "order of a hash of their names; clips of one YouTube video (`ID_000030`) stay "
     text += (
         f"together. To divide them otherwise, write `splits/{data.train}.txt` and the others. "
@@ -581,10 +579,10 @@ display(
 text = "This configuration reads the frames and sounds themselves (`data.loader: folders`): no store is needed."
 if data.loader == "lmdb":
     cores = os.cpu_count() or 1
-    written = store.ensure(data.root, Selection.of(data), workers=cores)
-    faults = verify(data.root / store.NAME, workers=cores) if written else []
+    written = store.ensure_store(data.root, ClipWindow.of(data), workers=cores)
+    faults = store.verify_store(data.root / store.STORE_NAME, workers=cores) if written else []
     assert not faults, faults
-    shards = sorted((data.root / store.NAME).glob("*.lmdb"))
+    shards = sorted((data.root / store.STORE_NAME).glob("*.lmdb"))
     size = sum(path.stat().st_size for path in shards) / 1e6
     text = f"The store has {size:,.1f} MB in {len(shards)} file{'s' * (len(shards) > 1)}. "
     text += (

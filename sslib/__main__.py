@@ -163,21 +163,21 @@ def store(
     only: Annotated[str, typer.Option(metavar="CONFIG", help="keep only the frame and the sound that it uses")] = "",
     workers: Annotated[int, typer.Option(min=0, help="processes; default: one a core")] = os.cpu_count() or 1,
     scheduler: Annotated[str, typer.Option(metavar="ADDRESS", help="of a Dask cluster, instead of processes")] = "",
-    verify: Annotated[bool, typer.Option("--verify", help="check every value of the store that is there")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="compare checksums of what is there")] = False,
 ) -> None:
     """Write a data folder into LMDB shards; what is there and unchanged stays."""
-    from sslib.data import store as lmdb_store
-    from sslib.data import verification
-    from sslib.data.clock import Selection
+    from sslib.data.media import ClipWindow
+    from sslib.data.store import STORE_NAME, verify_store, write_store
 
     if verify:
-        faults = verification.verify(folder / lmdb_store.NAME, workers=workers, scheduler=scheduler or None)
-        typer.echo("\n".join(faults) or f"{folder / lmdb_store.NAME}: every value is what was written, and decodes")
+        faults = verify_store(folder / STORE_NAME, workers=workers, scheduler=scheduler or None)
+        typer.echo("\n".join(faults) or f"{folder / STORE_NAME}: every shard is what was written")
         if faults:
             sys.exit(1)
         return
-    selection = Selection.of(load(only).data) if only else None
-    typer.echo(lmdb_store.write(folder, selection=selection, workers=workers, scheduler=scheduler or None))
+    window = ClipWindow.of(load(only).data) if only else None
+    write_store(folder, window=window, workers=workers, scheduler=scheduler or None)
+    typer.echo(folder / STORE_NAME)
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from sslib.config import Config, InputError, SslibError
 from sslib.data import media
-from sslib.data.clock import Selection
 from sslib.data.layout import ClipError, Layout
-from sslib.data.store import NAME, Store, StoreError
+from sslib.data.media import ClipWindow
+from sslib.data.store import STORE_NAME, Store, StoreError
 
 PickFrame = Callable[[Collection[int]], int]  # which of the frames that are there, by number (1-based)
 
@@ -59,8 +59,8 @@ class StoreReader:
     """
 
     def __init__(self, config: Config):
-        self.store = Store(config.data.root / NAME)
-        held, wanted = self.store.selection, Selection.of(config.data)
+        self.store = Store(config.data.root / STORE_NAME)
+        held, wanted = self.store.window, ClipWindow.of(config.data)
         if held is not None and held != wanted:
             only = f"{self.store.path} holds only what another configuration uses of each clip"
             raise StoreError(f"{only} ({held}, this one {wanted}): write it again")
@@ -114,7 +114,7 @@ class AVDataset(Dataset):
         loader: Literal["folders", "lmdb"] | None = None,
     ):
         self.config, self.split, self.train = config, split, train
-        self.layout, self.selection = Layout(config.data.root), Selection.of(config.data)
+        self.layout, self.window = Layout(config.data.root), ClipWindow.of(config.data)
         self.reader = READERS[loader or config.data.loader](config)
         self.ids, self.missing = self._find(self.layout.ids(split))
         self.size = image_size(config, train)
@@ -154,16 +154,10 @@ class AVDataset(Dataset):
             raise ClipError(clip_id, str(error)) from error
 
     def _clip(self, clip_id: str) -> dict[str, Any]:
-        used = self.selection
-        share = float(torch.rand(())) if self.train and used.time == "random" else 0.5
-        # Only the window is decoded: most of a clip's time went into decoding sound that is not used.
-        waveform, length = media.read_window(
-            self.reader.audio(clip_id), used.sample_rate, lambda length: used.window(length, used.moment(length, share))
-        )
-        time = used.moment(length, share)
-        image = media.read_image(self.reader.frame(clip_id, lambda there: used.frame_number(time, there)), self.size)
-        if len(waveform) < round(used.seconds * used.sample_rate):
-            waveform = used.cut(waveform, time)
+        position = float(torch.rand(())) if self.train and self.window.time == "random" else 0.5
+        waveform, time = self.window.read_audio(self.reader.audio(clip_id), position)
+        frame = self.reader.frame(clip_id, lambda there: self.window.frame_number(time, there))
+        image = media.read_image(frame, self.size)
         return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(waveform)}
 
     def _ground_truth(self, clip_id: str) -> dict[str, Any]:
@@ -206,7 +200,7 @@ def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threa
     NotEnoughMemory
         When it does not fit.
     """
-    samples = round(dataset.config.data.seconds * dataset.config.data.sample_rate)
+    samples = dataset.window.samples
     need, room = len(dataset) * (3 * dataset.size**2 + 2 * samples), available_memory()
     print(f"{dataset.split}: {need / 1e9:.2f} GB in memory, {room / 1e9:.2f} GB are available")
     if need > room:

@@ -59,7 +59,7 @@ class Folder:
 
     def both(self, **data) -> list[dict]:
         config = self.config(**data)
-        store.write(self.root)
+        store.write_store(self.root)
         clips = list(iterate(AVDataset(config, "all")))
         assert_same(clips, iterate(AVDataset(config, "all", loader="lmdb")))
         return clips

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from sslib import datasets
 from sslib.data import media, store
-from sslib.data.clock import Selection, cut_sound
 from sslib.data.layout import ClipError, check_id
+from sslib.data.media import ClipWindow
 from sslib.data.store import StoreError
 from sslib.datasets import AVDataset
 
@@ -93,7 +93,7 @@ def test_boxes_and_masks_come_with_an_annotated_clip(folder):
     folder.layout.write_mask("two", mask)
     boxes = {"one": [], "two": [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]], "three": [[0, 0, 0.5, 0.5]]}
     folder.layout.write_annotations("all", {name: {"boxes": b, "class": name} for name, b in boxes.items()})
-    store.write(folder.root)
+    store.write_store(folder.root)
     for loader in ("folders", "lmdb"):
         clips = iterate(AVDataset(folder.config(loader=loader), "all", annotated=True))
         assert [tuple(clip["boxes"].shape) for clip in clips] == [(0, 4), (2, 4), (1, 4)]
@@ -162,7 +162,7 @@ def test_picture_that_cannot_be_read_names_its_clip(folder, content):
         dataset[1]
     assert caught.value.clip_id == "bad"
     with pytest.raises(StoreError, match="clip 'bad': not a readable picture"):
-        store.write(folder.root)
+        store.write_store(folder.root)
 
 
 def test_missing_frame_or_sound_names_its_clip(folder):
@@ -290,7 +290,7 @@ def test_sound_that_cannot_be_used_names_its_clip(folder, fault, says):
     with pytest.raises(ClipError, match=f"clip 'bad': .*({says})"):
         dataset[1]
     with pytest.raises(StoreError, match="clip 'bad': "):
-        store.write(folder.root)
+        store.write_store(folder.root)
     with pytest.raises(StoreError, match="no store"):
         AVDataset(folder.config(), "all", loader="lmdb")
 
@@ -307,9 +307,10 @@ def test_sound_that_cannot_be_used_names_its_clip(folder, fault, says):
         (1, 3, 0, [0, 0, 0]),
     ],
 )
-def test_cut_sound_by_hand(samples, seconds, centre, want):
+def test_crop_by_hand(samples, seconds, centre, want):
     """At one sample a second, sample k is at second k."""
-    got = cut_sound(np.arange(samples, dtype=np.int16), 1, seconds, centre)
+    window = ClipWindow("middle", None, 1.0, seconds, 1)
+    got = window.crop(np.arange(samples, dtype=np.int16), centre)
     assert got.tolist() == want and got.dtype == np.int16
 
 
@@ -366,12 +367,12 @@ def test_frame_and_sound_of_a_time(clock, data, frame, second):
 def test_clip_that_ends_before_the_named_time_or_frame(clock, data, says):
     """Neither loader, nor a store of what is used, gives another picture or sound than the one that is asked for."""
     config = clock.config(**{"frame_rate": 2.0} | data)
-    store.write(clock.root)
+    store.write_store(clock.root)
     for loader in ("folders", "lmdb"):
         with pytest.raises(ClipError, match=rf"clip 'clip': {says}"):
             AVDataset(config, "all", loader=loader)[0]
     with pytest.raises(StoreError, match=rf"1 of 1 clips .*\n  clip 'clip': {says}"):
-        store.write(clock.root, selection=Selection.of(config.data))
+        store.write_store(clock.root, window=ClipWindow.of(config.data))
 
 
 def test_gap_in_the_numbers_of_frames_moves_no_other_frame(clock):
@@ -438,7 +439,7 @@ def test_fault_in_a_worker_process_names_its_clip(folder):
 @pytest.mark.parametrize("loader", ["folders", "lmdb"])
 def test_in_memory_is_what_the_items_are(configure, loader):
     config = configure(data={"loader": loader})
-    store.write(config.data.root)
+    store.write_store(config.data.root)
     dataset = AVDataset(config, "train", train=True)
     clips = datasets.load_in_memory(dataset)
     assert clips.ids == dataset.ids

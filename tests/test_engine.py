@@ -124,7 +124,7 @@ def test_killed_while_a_checkpoint_is_written(trained, settings, tmp_path, monke
 @pytest.mark.parametrize("data", [{"loader": "folders"}, {"loader": "lmdb"}, {"loader": "folders", "time": "random"}])
 def test_loaders_resume_too(configure, tmp_path, data):
     settings = configure(data={"in_memory": False} | data, training={"epochs": 2, "augment": {"shift": 0.3}})
-    store.write(settings.data.root)
+    store.write_store(settings.data.root)
     whole = engine.fit(settings, tmp_path / "whole")
     assert np.isfinite(metrics_of(whole).to_numpy()).all() and len(metrics_of(whole)) == 2
     engine.fit(settings, tmp_path / "parts", stop_after=1)
@@ -135,7 +135,7 @@ def test_folders_and_store_train_the_same_weights_with_or_without_workers(config
     runs = []
     for name, loader, workers in (("a", "folders", 0), ("b", "lmdb", 0), ("c", "lmdb", 2)):
         settings = configure(data={"in_memory": False, "loader": loader}, training={"epochs": 1, "workers": workers})
-        store.write(settings.data.root)
+        store.write_store(settings.data.root)
         runs.append(state_of(engine.fit(settings, tmp_path / name)))
     for name, value in runs[0].items():
         assert torch.equal(value, runs[1][name]) and torch.equal(value, runs[2][name]), name

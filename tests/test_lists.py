@@ -102,7 +102,7 @@ def test_only_present_clips_need_annotations(root):
 def test_store_has_its_own_idea_of_what_is_there(root):
     """Clips count as present when they are stored, whatever lies in the folder."""
     (root / "splits/some.txt").rename(root / "some.txt"), (root / "splits/none.txt").unlink()
-    store.write(root)
+    store.write_store(root)
     (root / "some.txt").rename(root / "splits/some.txt")
     for folder in ("video_frames", "audios"):
         (root / folder).rename(root / f"{folder}_elsewhere")

@@ -248,8 +248,9 @@ def test_a_clip_holds_what_its_file_does(data, source):
 
 def test_nothing_else_lies_in_the_data_folder(data):
     ready = {clip_id(source): expected for source, expected in READY.items()} | {"linked": READY["h264.mp4"]}
-    files = {"dataset.json", "manifest.csv", "prepared.jsonl", "splits/all.txt"}
-    files |= {"clips.lmdb/meta.json", "clips.lmdb/shard-00000.lmdb"}
+    files = {".lock", "dataset.json", "manifest.csv", "prepared.jsonl", "splits/all.txt"}
+    [shard] = (data[0] / "clips.lmdb").glob("00000-*.lmdb")
+    files |= {"clips.lmdb/meta.json", f"clips.lmdb/{shard.name}"}
     for name, expected in ready.items():
         files |= {f"video_frames/{name}/{k:03d}.jpg" for k in range(1, len(expected.numbers) + 1)}
         files |= {f"audios/{name}.flac"}
@@ -259,7 +260,7 @@ def test_nothing_else_lies_in_the_data_folder(data):
 
 
 def test_the_store_is_what_was_written(data):
-    assert "every value is what was written" in sslib("store", data[0], "--verify", "--workers", "0")
+    assert "every shard is what was written" in sslib("store", data[0], "--verify", "--workers", "0")
 
 
 @pytest.mark.parametrize("time", ["middle", 0.0])

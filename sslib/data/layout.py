@@ -1,4 +1,4 @@
-"""The data folder, the same for every data set: where a clip's frames and sound lie, the lists, the annotations.
+"""Read and write the data folder, the same for every data set: frames, sounds, lists of clips, annotations.
 
 ::
 
@@ -16,6 +16,8 @@ import hashlib
 import json
 import os
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,11 @@ from typing import Any
 import numpy as np
 
 from sslib.config import InputError
+from sslib.data.media import encode_flac, encode_jpeg
 
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
+SPLIT_FRACTION = 0.05  # of the videos, for each list but the first
+YOUTUBE = re.compile(r"([\w-]{11})_\d{6}", re.ASCII)  # YOUTUBEID_000030: a clip that begins at 30 s of a video
 FORBIDDEN = '\0/\\:<>"`'  # in a clip's id
 
 
@@ -71,12 +76,12 @@ def digest(values: Any) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Paths and small files of one data folder."""
+    """Find the files of one data folder; read and write the small ones."""
 
     root: Path
 
     def frames(self, clip_id: str) -> dict[int, Path]:
-        """The clip's frames by their numbers (1-based), in order.
+        """List the clip's frames by their numbers (1-based), in order.
 
         Raises
         ------
@@ -95,7 +100,7 @@ class Layout:
         return dict(sorted(found.items()))
 
     def audio(self, clip_id: str) -> Path:
-        """The clip's sound file.
+        """Find the clip's sound file.
 
         Raises
         ------
@@ -113,7 +118,7 @@ class Layout:
         return self.root / "masks" / f"{check_id(clip_id)}.png"
 
     def ids(self, split: str) -> list[str]:
-        """Clip ids of a list.
+        """Read the clip ids of a list.
 
         Raises
         ------
@@ -122,7 +127,7 @@ class Layout:
         InputError
             When the list is empty or names a clip twice.
         """
-        path = self.root / "splits" / f"{split}.txt"
+        path = self._split(split)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no data folder {self.root}: run notebook 01_data_preparation first")
         if not path.is_file():
@@ -138,7 +143,7 @@ class Layout:
         return list(ids)
 
     def present(self) -> set[str]:
-        """Ids of all clips that have a folder of frames and a sound file: two listings, however many clips there are.
+        """List the ids of all clips that have a folder of frames and a sound file, however many, in two listings.
 
         What is in them is not looked at: a clip whose folder is empty raises when it is read.
         """
@@ -147,30 +152,28 @@ class Layout:
         return {entry.name for entry in _listing(self.root / "video_frames") if entry.name in heard and entry.is_dir()}
 
     def annotations(self, split: str) -> dict[str, dict[str, Any]]:
-        """Annotations of a list by clip id; none where there is no file."""
-        path = self.root / "annotations" / f"{split}.json"
+        """Read the annotations of a list by clip id; none where there is no file."""
+        path = self._annotations(split)
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def info(self) -> dict[str, Any]:
-        """What ``dataset.json`` says; empty where there is none (a folder made by other tools)."""
+        """Read ``dataset.json``; empty where there is none (a folder made by other tools)."""
         path = self.root / "dataset.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def write_info(self, **values: Any) -> None:
-        self._write_text("dataset.json", json.dumps(values, indent=1) + "\n")
+        write_atomic(self.root / "dataset.json", json.dumps(values, indent=1) + "\n")
 
     def write_split(self, split: str, ids: list[str]) -> None:
-        self._write_text(f"splits/{split}.txt", "".join(f"{i}\n" for i in ids))
+        write_atomic(self._split(split), "".join(f"{i}\n" for i in ids))
 
     def write_annotations(self, split: str, rows: dict[str, dict[str, Any]]) -> None:
-        self._write_text(f"annotations/{split}.json", json.dumps(rows, indent=0) + "\n")
+        write_atomic(self._annotations(split), json.dumps(rows, indent=0) + "\n")
 
     def write_clip(self, clip_id: str, image: np.ndarray, waveform: np.ndarray, sample_rate: int) -> None:
-        """One frame (uint8 (H, W, 3)) and the sound (int16 (samples,)) of a clip."""
-        from sslib.data import media
-
-        write_atomic(self.root / "video_frames" / check_id(clip_id) / "001.jpg", media.encode_jpeg(image))
-        write_atomic(self.root / "audios" / f"{clip_id}.flac", media.encode_flac(waveform, sample_rate))
+        """Write a clip of one frame, uint8 (H, W, 3), and its sound, int16 (samples,)."""
+        write_atomic(self.root / "video_frames" / check_id(clip_id) / "001.jpg", encode_jpeg(image))
+        write_atomic(self.root / "audios" / f"{clip_id}.flac", encode_flac(waveform, sample_rate))
 
     def write_mask(self, clip_id: str, mask: np.ndarray) -> None:
         from PIL import Image
@@ -179,8 +182,23 @@ class Layout:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(path)
 
-    def _write_text(self, name: str, text: str) -> None:
-        write_atomic(self.root / name, text)
+    def write_missing_splits(self, names: Sequence[str]) -> bool:
+        """Divide the list ``all`` into the lists `names` (training first), unless one of them is there.
+
+        Returns whether it did.
+        """
+        names = list(dict.fromkeys(names))
+        if any(self._split(name).exists() for name in names):
+            return False
+        for name, ids in zip(names, split_by_video(self.ids("all"), len(names)), strict=True):
+            self.write_split(name, ids)
+        return True
+
+    def _split(self, name: str) -> Path:
+        return self.root / "splits" / f"{name}.txt"
+
+    def _annotations(self, split: str) -> Path:
+        return self.root / "annotations" / f"{split}.json"
 
 
 def _listing(folder: Path) -> list[os.DirEntry]:
@@ -190,3 +208,32 @@ def _listing(folder: Path) -> list[os.DirEntry]:
             return list(entries)
     except FileNotFoundError:
         return []
+
+
+def video_of(clip_id: str) -> str:
+    """Name the video that a clip was cut from: its YouTube id where it is named so, else the clip's own id."""
+    found = YOUTUBE.fullmatch(clip_id)
+    return found.group(1) if found else clip_id
+
+
+def split_by_video(ids: Sequence[str], parts: int, fraction: float = SPLIT_FRACTION) -> list[list[str]]:
+    """Divide clips into `parts` lists, the first of which gets what is left; clips of one video stay together.
+
+    Videos are ordered by the SHA-256 of their name: the same clips give the same lists on any machine, and what they
+    are called says nothing about where they go. Every list gets a video at least.
+
+    Raises
+    ------
+    InputError
+        When there are fewer videos than lists.
+    """
+    clips: dict[str, list[str]] = defaultdict(list)
+    for clip_id in sorted(ids):
+        clips[video_of(clip_id)].append(clip_id)
+    if len(clips) < parts:
+        raise InputError(f"{len(clips)} videos cannot be divided into {parts} lists: more videos are needed")
+    order = sorted(clips, key=lambda video: hashlib.sha256(video.encode()).digest())
+    each = max(1, round(fraction * len(order)))
+    cuts = [each * part for part in range(parts)]
+    others = [order[start : start + each] for start in cuts[:-1]]
+    return [sorted(i for video in videos for i in clips[video]) for videos in (order[cuts[-1] :], *others)]

@@ -1,11 +1,17 @@
-"""Decoding: the only place that knows image and sound formats. What cannot be read raises ``MediaError``."""
+"""Decode and encode images and sounds, and cut from a clip the part that a configuration uses.
+
+The only place that knows image and sound formats, and the one clock that folders, store and loaders share. What cannot
+be read or cut raises ``MediaError``.
+"""
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import soundfile
@@ -14,6 +20,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sslib.config import InputError
 
+if TYPE_CHECKING:
+    from sslib.config import Data
+
+UNREADABLE = soundfile.LibsndfileError, OSError, RuntimeError, TypeError  # what soundfile raises of a file
+REMEDY = "take the clip off the list, or name another time or frame in data"
 JPEG_QUALITY = 92
 
 
@@ -39,7 +50,7 @@ def read_image(source: Path | bytes, size: int | None = None) -> np.ndarray:
         When the bytes are no picture, or only part of one.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(_file(source)) as image:
             if size is not None:
                 image.draft("RGB", (size, size))  # lets JPEG decode at 1/2, 1/4, 1/8 of its size, never below `size`
             image = ImageOps.exif_transpose(image).convert("RGB")
@@ -85,9 +96,8 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
         When the bytes are no sound, hold no sample, or hold values that are not finite.
     """
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        channels, rate = soundfile.read(file, dtype="float32", always_2d=True)  # (samples, channels)
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError) as error:
+        channels, rate = soundfile.read(_file(source), dtype="float32", always_2d=True)  # (samples, channels)
+    except UNREADABLE as error:
         raise MediaError(f"not a readable sound ({_name(source)}): {error}") from error
     waveform = channels.mean(axis=1)
     if not len(waveform):
@@ -98,27 +108,6 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
     if rate != sample_rate:  # from 16 bits in any case: a store holds no more, and must yield the same
         samples = to_int16(soxr.resample(samples.astype(np.float32) / 32768, rate, sample_rate, quality="HQ"))
     return samples
-
-
-def read_window(source: Path | bytes, sample_rate: int, window: Callable[[int], slice]) -> tuple[np.ndarray, int]:
-    """:func:`read_audio`, but only the samples ``window(length)``: FLAC at this rate is sought, not decoded to its end.
-
-    Returns
-    -------
-    int16, as ``read_audio(source, sample_rate)[window(length)]``, and the length of the whole sound
-    """
-    try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            if file.format == "FLAC" and file.samplerate == sample_rate and file.frames:
-                part = window(file.frames)
-                file.seek(part.start)
-                channels = file.read(part.stop - part.start, dtype="float32", always_2d=True)
-                if len(channels) == part.stop - part.start:
-                    return to_int16(channels.mean(axis=1)), file.frames
-    except (soundfile.LibsndfileError, OSError, RuntimeError, TypeError):
-        pass  # read_audio says what is wrong
-    waveform = read_audio(source, sample_rate)
-    return waveform[window(len(waveform))], len(waveform)
 
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
@@ -173,6 +162,114 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class ClipWindow:
+    """The part of a clip that a configuration uses: the frame at its time and the sound around it (``config.Data``).
+
+    Frame k (1-based) of a clip prepared at f frames per second shows the time (k - 1) / f.
+    """
+
+    time: Literal["middle", "random"] | float  # s
+    frame: int | None
+    frame_rate: float  # Hz
+    seconds: float
+    sample_rate: int  # Hz
+
+    @classmethod
+    def of(cls, data: Data) -> Self:
+        """Take the window from a configuration."""
+        return cls(**{name: getattr(data, name) for name in cls.__dataclass_fields__})
+
+    @property
+    def samples(self) -> int:
+        """Length of the sound."""
+        return round(self.seconds * self.sample_rate)
+
+    def time_of(self, samples: int, position: float = 0.5) -> float:
+        """Choose the time to use, in s, in a clip of `samples`; one that is not named is at `position` of its length.
+
+        Raises
+        ------
+        MediaError
+            When the clip ends before ``data.time``.
+        """
+        length = samples / self.sample_rate
+        if isinstance(self.time, str):
+            return position * length
+        if self.time > length:
+            raise MediaError(f"its sound ends at {length:.2f} s, before data.time ({self.time:g} s): {REMEDY}")
+        return self.time
+
+    def frame_number(self, time: float, there: Collection[int]) -> int:
+        """Choose one of the frames `there` (numbers): the nearest to `time`, or with ``data.frame`` that one.
+
+        A picture is on display until the next one comes, so the last one also serves the half of its time that is
+        nearer to a next. A single picture is a still and serves every time. Where no time is named (middle, random) and
+        sound goes on after the pictures, it is the last one.
+
+        Raises
+        ------
+        MediaError
+            When that frame is not there.
+        """
+        number, last = self.frame or int(time * self.frame_rate + 0.5) + 1, max(there)
+        if number in there:
+            return number
+        past = number > last and isinstance(self.time, str)
+        if self.frame is None and (past or number == last + 1 or len(there) == 1):
+            return last
+        wanted = "data.frame" if self.frame else f"{time:.2f} s, data.frame_rate {self.frame_rate:g}"
+        has = f"it has {len(there)}, numbered {min(there)} to {last}"
+        raise MediaError(f"no frame {number} ({wanted}): {has}; {REMEDY}")
+
+    def crop(self, waveform: np.ndarray, time: float) -> np.ndarray:
+        """Cut the window around `time`, shifted to stay inside; a shorter sound, (samples,), is tiled."""
+        if len(waveform) < self.samples:
+            return np.tile(waveform, -(-self.samples // len(waveform)))[: self.samples]
+        start = self._start(len(waveform), time)
+        return waveform[start : start + self.samples]
+
+    def _start(self, samples: int, time: float) -> int:
+        return min(max(round((time - self.seconds / 2) * self.sample_rate), 0), samples - self.samples)
+
+    def read_audio(self, source: Path | bytes, position: float = 0.5) -> tuple[np.ndarray, float]:
+        """Decode the window of a sound file, as :meth:`crop` cuts it from all of it; FLAC at this rate is sought.
+
+        Most of a clip's time went into decoding sound that is not used.
+
+        Parameters
+        ----------
+        position : see :meth:`time_of`.
+
+        Returns
+        -------
+        int16 (self.samples,), and the time in s
+
+        Raises
+        ------
+        MediaError
+            As :func:`read_audio` and :meth:`time_of`.
+        """
+        try:
+            with soundfile.SoundFile(_file(source)) as file:
+                same = file.format == "FLAC" and file.samplerate == self.sample_rate
+                if same and (length := file.frames) >= self.samples:
+                    time = self.time_of(length, position)
+                    file.seek(self._start(length, time))
+                    channels = file.read(self.samples, dtype="float32", always_2d=True)
+                    if len(channels) == self.samples:
+                        return to_int16(channels.mean(axis=1)), time
+        except UNREADABLE:
+            pass  # read_audio says what is wrong
+        waveform = read_audio(source, self.sample_rate)
+        time = self.time_of(len(waveform), position)
+        return self.crop(waveform, time), time
+
+
+def _file(source: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def _name(source: Path | bytes) -> str:

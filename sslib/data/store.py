@@ -1,308 +1,337 @@
-"""A data folder as LMDB shards: JPEG and FLAC bytes, JSON meta with schema version and checksums.
+"""Write and read a data folder as LMDB shards: JPEG and FLAC bytes, with a checksum for every shard.
 
 ::
 
-    ROOT/clips.lmdb/shard-00000.lmdb  500 to 1,000 clips each, by the hash of their ids (see ``sslib.data.shards``)
-    ROOT/clips.lmdb/meta.json         written last: schema, data set, selection, missing clips; the shards with sizes
+    ROOT/clips.lmdb/00000-DIGEST.lmdb  500 to 1,000 clips, by the hash of their ids; DIGEST says of which media
+    ROOT/clips.lmdb/meta.json          written last: schema, window, missing clips; each shard's size, SHA-256 and clips
+
+Keys of a shard: ``clip/ID`` (JSON: the numbers of its frames), ``frame/ID/k`` and ``audio/ID``. A shard is whole, or it
+has not got its name yet; under one name there is only ever one content.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
+import os
 import shutil
-from collections import defaultdict
+import threading
+import uuid
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sslib.data import parallel, shards
-from sslib.data.clock import Selection
-from sslib.data.layout import ClipError, Layout
-from sslib.data.shards import SCHEMA, Shard, StoreError
+import lmdb
 
-NAME = "clips.lmdb"
-# At most, on average: 50 to 500 MB. 256 files for 200,000 clips, as many tasks for a cluster, and a lost one costs a
-# minute.
-CLIPS_PER_SHARD = 1000
-SAMPLE = 32  # clips encoded for the estimate
+from sslib.config import InputError
+from sslib.data import media, parallel
+from sslib.data.layout import ClipError, Layout, digest, write_atomic
+from sslib.data.media import ClipWindow
+
+STORE_NAME = "clips.lmdb"
+SCHEMA = 3
+CLIPS_PER_SHARD = 1000  # at most, on average: a lost shard costs a minute, and a cluster has tens of tasks
+SMALL = 8  # pixels, to see that a picture decodes: JPEG at an eighth of its size, which still reads every byte of it
 
 
-def write(root: Path, *, selection: Selection | None = None, workers: int = 0, scheduler: str | None = None) -> Path:
-    """Write ``root/clips.lmdb`` with every clip that one of the folder's lists names.
+class StoreError(InputError):
+    """A store that cannot be read or written; the message says which and why."""
+
+
+class Shard(NamedTuple):
+    """The task of writing one shard: all that a process on any machine needs that sees the folder."""
+
+    path: Path
+    ids: tuple[str, ...]
+    window: ClipWindow | None  # None: every frame and the whole sound
+    bytes: int  # no less than it will have, nearly
+
+
+def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, scheduler: str | None = None) -> bool:
+    """Write ``root/clips.lmdb`` with every clip that one of the folder's lists names; return whether there was need to.
 
     Shards that are there and whose media have not changed (names, sizes, times of the files) stay; the others are
-    written, in parallel. ``meta.json`` comes last: before it, nothing looks complete. Clips of the lists that are
-    missing from the folder are counted, and listed in ``meta.json``.
+    written, in parallel. Clips of the lists that are missing from the folder are counted, and listed in ``meta.json``.
 
     Parameters
     ----------
-    selection : keep only the frame and the sound that one configuration uses.
-    workers, scheduler : see :func:`sslib.data.parallel.each`.
+    window : keep only the frame and the sound that one configuration uses.
+    workers, scheduler : as in :func:`sslib.data.parallel.each`.
 
     Raises
     ------
     StoreError
         When the disk is too small; when clips cannot be read: all of them are listed, with the reasons.
     """
-    target = Path(root).absolute() / NAME
-    plan = _plan(Path(root).absolute(), selection)
-    if _digest(target) == plan.meta["digest"]:
-        return target
-    _clear(target, plan)
-    todo = [shard for shard in plan.shards if shards.source(shard.target) != shard.digest]
-    _announce(plan, todo)
-    workers = workers if len(todo) > 1 else 0  # starting processes takes longer than a small shard
-    written = dict(_each(plan.shards, workers, scheduler))
-    faults = [fault for shard in plan.shards for fault in written[shard.target.name].faults]
-    if faults:
-        count = f"{len(faults)} of {len(plan.sizes)} clips of {root} cannot be stored"
-        raise StoreError("\n  ".join([f"{count}:", *faults]))
-    for left in target.glob("*.partial"):  # of tasks that were begun twice and died
-        left.unlink(missing_ok=True)
-    rows = [_row(shard, written[shard.target.name]) for shard in plan.shards]
-    _write_meta(target, plan.meta | {"shards": rows})
-    return target
-
-
-def ensure(root: Path, selection: Selection, *, workers: int = 0) -> bool:
-    """Write the store for a configuration that uses `selection`, unless a valid one is there; return whether it was.
-
-    A store of only what this configuration uses (``store --only``) stays one of that, brought up to date where media or
-    lists have changed.
-
-    Raises
-    ------
-    StoreError
-        When the store holds only what another configuration uses: this one would undo it, and nobody asked for that.
-        Otherwise as :func:`write`.
-    """
     root = Path(root).absolute()
-    held = _held(root / NAME)
-    if held not in (None, selection.values()):
-        raise StoreError(
-            f"{root / NAME} holds only what another configuration uses of each clip ({held}): write it whole by "
-            f"`python -m sslib store {root}`, or what this configuration uses by adding `--only CONFIG`"
-        )
-    selection = selection if held else None
-    if _digest(root / NAME) == _plan(root, selection).meta["digest"]:
+    path, (shards, meta) = root / STORE_NAME, _plan(root, window)
+    stored = _stored(path)
+    rows = {row["name"]: row for row in stored["shards"]}
+    faulty = {name for name, row in rows.items() if shard_fault(path, row, checksum=False)}
+    todo = [shard for shard in shards if shard.path.name in faulty or shard.path.name not in rows]
+    if not todo and meta == {key: stored.get(key) for key in meta}:
         return False
-    write(root, selection=selection, workers=workers)
+    _clear(path, {shard.path.name for shard in shards} - faulty)
+    _require_room(root, meta, [shard for shard in todo if not shard.path.exists()])
+    workers = workers if len(todo) > 1 else 0  # starting processes takes longer than one small shard
+    faults = []
+    for _, (row, found) in parallel.each(write_shard, todo, workers=workers, scheduler=scheduler, desc="storing"):
+        rows[row["name"]], faults = row, faults + found
+    if faults:
+        count = f"{len(faults)} of {meta['clips']} clips of {root} cannot be stored:"
+        raise StoreError("\n  ".join([count, *sorted(faults)]))
+    for left in path.glob("*.partial"):  # of tasks that were begun twice and died
+        left.unlink(missing_ok=True)
+    write_atomic(path / "meta.json", json.dumps(meta | {"shards": [rows[s.path.name] for s in shards]}) + "\n")
     return True
 
 
-def _held(target: Path) -> dict[str, Any] | None:
-    """The selection of the store at `target`, of whatever version and state; None where it is whole, or no store."""
+def ensure_store(root: Path, window: ClipWindow, workers: int = 0) -> bool:
+    """Write the store for a configuration that uses `window` where there is no valid one; return whether it was.
+
+    A store of only what this configuration uses (``store --only``) stays one of that, brought up to date. Raises
+    ``StoreError`` as :func:`write_store`, and where the store holds only what another configuration uses: it would be
+    undone, and nobody asked for that.
+    """
+    path = Path(root).absolute() / STORE_NAME
+    held = _stored(path).get("window")
+    if held not in (None, asdict(window)):
+        raise StoreError(
+            f"{path} holds only what another configuration uses of each clip ({held}): write it whole by "
+            f"`python -m sslib store {path.parent}`, or what this configuration uses by adding `--only CONFIG`"
+        )
+    return write_store(root, window=window if held else None, workers=workers)
+
+
+def _stored(path: Path) -> dict[str, Any]:
     try:
-        return json.loads((target / "meta.json").read_text(encoding="utf-8"))["selection"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return read_meta(path)
+    except StoreError:
+        return {"shards": []}
 
 
-class _Plan(NamedTuple):
-    shards: list[Shard]
-    sizes: dict[str, int]  # bytes of each clip's files
-    meta: dict[str, Any]  # all of meta.json but the finished shards
-
-
-def _plan(root: Path, selection: Selection | None) -> _Plan:
-    """Which clips go into which shard, and what each shard is made from."""
-    layout = Layout(root)
-    if selection is not None and selection.time == "random":
+def _plan(root: Path, window: ClipWindow | None) -> tuple[list[Shard], dict[str, Any]]:
+    """Assign clips to shards; return these and all of ``meta.json`` but their rows."""
+    if window is not None and window.time == "random":
         raise StoreError("data.time 'random' uses all of a clip: write the store without --only")
-    names = sorted({clip_id for path in (root / "splits").glob("*.txt") for clip_id in layout.ids(path.stem)})
-    if not names:
+    layout = Layout(root)
+    listed = sorted({clip_id for path in (root / "splits").glob("*.txt") for clip_id in layout.ids(path.stem)})
+    if not listed:
         raise StoreError(f"{root} has no lists in splits/: nothing to store")
     there = layout.present()
-    ids = [clip_id for clip_id in names if clip_id in there]
-    files = {clip_id: _files(layout, clip_id) for clip_id in ids}
+    ids, missing = [i for i in listed if i in there], [i for i in listed if i not in there]
     if not ids:
-        raise StoreError(f"none of the {len(names)} clips that the lists of {root} name is there: nothing to store")
-    held = selection and selection.values()
-    plan = []
-    for number, part in _divide(ids).items():
-        digest = _hash([SCHEMA, held, [[clip_id, files[clip_id]] for clip_id in part]])
-        plan.append(Shard(root, root / NAME / f"shard-{number:05d}.lmdb", digest, part, selection))
-    meta = {"schema": SCHEMA, "clips": len(ids), "missing": sorted(set(names) - set(ids)), "selection": held}
-    meta |= {"info": layout.info()}
-    meta["digest"] = _hash([meta, [shard.digest for shard in plan]])
-    return _Plan(plan, {i: sum(size for _, size, _ in files[i]) for i in ids}, meta)
+        raise StoreError(f"none of the {len(listed)} clips that the lists of {root} name is there: nothing to store")
+    shards, meta = [], {"schema": SCHEMA, "clips": len(ids), "missing": missing, "window": window and asdict(window)}
+    for number, part in _assign(ids).items():
+        files = {clip_id: _files(layout, clip_id) for clip_id in part}
+        name = f"{number:05d}-{digest([SCHEMA, meta['window'], files])[:16]}.lmdb"
+        sizes = [[size for _, size, _ in clip] for clip in files.values()]
+        if window:  # its largest frame, and samples of 16 bits
+            sizes = [[max(clip[:-1], default=0), 2 * window.samples] for clip in sizes]
+        shards.append(Shard(root / STORE_NAME / name, part, window, sum(map(sum, sizes))))
+    return shards, meta
 
 
-def _divide(ids: list[str]) -> dict[int, tuple[str, ...]]:
+def _assign(ids: list[str]) -> dict[int, tuple[str, ...]]:
     """Assign sorted ids to shards by the first bits of their hash: a new clip changes one shard, and no other.
 
-    There are 2, 4, 8 … shards, so that only when the number of clips has doubled all of them are written again.
+    There are 1, 2, 4 … shards, so that only when the number of clips has doubled all of them are written again; 512 at
+    most, because a process holds all of them open and may have 1,024 files.
     """
-    bits = (-(-len(ids) // CLIPS_PER_SHARD) - 1).bit_length()  # of the least power of two that is enough
-    shards: dict[int, list[str]] = defaultdict(list)
-    for clip_id in ids:
-        first = int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4])
-        shards[first >> (32 - bits)].append(clip_id)
-    return {number: tuple(shards[number]) for number in sorted(shards)}
+    bits = min(9, (-(-len(ids) // CLIPS_PER_SHARD) - 1).bit_length())
+
+    def number(clip_id: str) -> int:
+        return int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) >> (32 - bits)
+
+    return {shard: tuple(part) for shard, part in itertools.groupby(sorted(ids, key=number), number)}
 
 
 def _files(layout: Layout, clip_id: str) -> list[tuple[str, int, int]]:
-    """Name, size and time of every file of a clip."""
-    try:
+    """List name, size and time of every file of a clip, the sound last; nothing where it lacks frames."""
+    with suppress(ClipError):
         states = [(path.name, path.stat()) for path in (*layout.frames(clip_id).values(), layout.audio(clip_id))]
-    except ClipError:  # without frames; it is listed when it is to be stored
-        return []
-    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+        return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
+    return []
 
 
-def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def _clear(path: Path, names: set[str]) -> None:
+    """Delete all but the shards `names`, the meta first: from here on nothing looks complete."""
+    if path.is_file():  # of the first version
+        path.unlink()
+    path.mkdir(parents=True, exist_ok=True)
+    _opened.clear()  # what is open keeps its room on the disk
+    for file in [path / "meta.json", *path.glob("*.partial"), *path.glob("*.lmdb")]:
+        if file.name not in names:
+            file.unlink(missing_ok=True)
 
 
-def _digest(target: Path) -> str | None:
-    """What the complete store at `target` was written from; None where there is none."""
-    try:
-        return Store(target).meta["digest"]
-    except StoreError:
-        return None
-
-
-def _clear(target: Path, plan: _Plan) -> None:
-    """Take away what no longer holds, the meta first: from here on nothing looks complete."""
-    if target.is_file():  # of an older version
-        target.unlink()
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "meta.json").unlink(missing_ok=True)
-    kept = {shard.target.name for shard in plan.shards}
-    for path in [*target.glob("*.partial"), *target.glob("shard-*.lmdb")]:
-        if path.name not in kept:
-            path.unlink()
-
-
-def _announce(plan: _Plan, todo: list[Shard]) -> None:
-    """Say how much will be written, before it is.
-
-    Raises
-    ------
-    StoreError
-        When the disk has no room for it.
-    """
-    first = plan.shards[0]
-    ids = [clip_id for shard in todo for clip_id in shard.ids]
-    need = estimate(first.root, {i: plan.sizes[i] for i in ids}, first.selection)
-    free = shutil.disk_usage(first.target.parent).free
-    missing = len(plan.meta["missing"])
-    there = f" ({missing:,} more are missing, see meta.json)" if missing else ""
-    count = f"{len(plan.shards)} shard{'s' * (len(plan.shards) != 1)}"
-    print(
-        f"{first.root.name}/{NAME}: {len(plan.sizes):,} clips{there} in {count}, {len(todo)} of them to write: "
-        f"about {_size(need)}; {_size(free)} are free"
-    )
+def _require_room(root: Path, meta: dict[str, Any], todo: list[Shard]) -> None:
+    """Print how much will be written at most, before it is; refuse where the disk has no room for it."""
+    need, free = sum(shard.bytes for shard in todo) / 1e6, shutil.disk_usage(root).free / 1e6
+    missing = f" ({len(meta['missing']):,} more are missing, see meta.json)" if meta["missing"] else ""
+    count = f"{meta['clips']:,} clips{missing}, {len(todo)} shards to write"
+    print(f"{root.name}/{STORE_NAME}: {count}, about {need:,.1f} MB at most; {free:,.1f} MB are free")
     if need > free:
-        raise StoreError(f"{first.root} has room for {_size(free)}, the store needs about {_size(need)}")
+        raise StoreError(f"{root} has room for {free:,.1f} MB, the store needs up to {need:,.1f} MB")
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+def write_shard(shard: Shard) -> tuple[dict[str, Any], list[str]]:
+    """Write a shard unless it is there; doing it twice, also at the same time, leaves the same one file.
+
+    Returns its row of ``meta.json``, and what is wrong with clips, one line each: then there is no shard. Raises
+    ``StoreError`` when the file itself cannot be written.
+    """
+    partial = shard.path.with_name(f"{shard.path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        if not shard.path.exists():
+            if faults := _write_clips(partial, shard):
+                return {"name": shard.path.name}, faults
+            partial.replace(shard.path)
+    except lmdb.Error as error:
+        raise StoreError(f"{shard.path} cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    row = {"name": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": _checksum(shard.path)}
+    return row | {"ids": shard.ids}, []
 
 
-def estimate(root: Path, sizes: dict[str, int], selection: Selection | None = None) -> int:
-    """Bytes in LMDB of clips whose files have `sizes`: some are encoded, the others are taken to be like them."""
-    ids, before, after = list(sizes), 0, 0
-    for clip_id in ids[:: max(1, -(-len(ids) // SAMPLE))]:
-        try:
-            after += shards.size_on_disk(shards.encode(Layout(root), clip_id, selection))
-            before += sizes[clip_id]
-        except ClipError:  # it will be listed, with all others
-            continue
-    return round(sum(sizes.values()) * (after / before if before else 1))
+def _write_clips(path: Path, shard: Shard) -> list[str]:
+    """Write every clip of `shard` into a new file; list what is wrong with those that cannot be read."""
+    layout, faults = Layout(shard.path.parents[1]), []
+    room = (1 << 30) + 100 * shard.bytes  # only of address space: compressed sound of other kinds grows in FLAC
+    # A partial file is never read, so that only the end of it has to wait for the disk.
+    with lmdb.open(str(path), subdir=False, map_size=room, lock=False, sync=False) as database:
+        for clip_id in shard.ids:
+            try:
+                values = encode_clip(layout, clip_id, shard.window)
+            except ClipError as error:
+                faults.append(str(error))
+            if not faults:
+                with database.begin(write=True) as transaction:
+                    for key, value in values.items():
+                        transaction.put(key.encode(), value)
+        database.sync(True)
+    return faults
 
 
-def _each(tasks: list[Shard], workers: int, scheduler: str | None):
-    for shard, written in parallel.each(shards.write, tasks, workers=workers, scheduler=scheduler, desc="storing"):
-        yield shard.target.name, written
+def encode_clip(layout: Layout, clip_id: str, window: ClipWindow | None = None) -> dict[str, bytes]:
+    """Encode every key and value of one clip, decoded once to be sure that they can be.
+
+    Pictures keep their bytes, and so does FLAC; other sound becomes 16-bit FLAC, lossless. A window keeps one frame and
+    the part of the sound that the loader would cut. Raises ``ClipError`` when a file is missing or cannot be read.
+    """
+    try:
+        frames, audio = layout.frames(clip_id), layout.audio(clip_id)
+        if window is None:
+            sound = media.read_flac(audio)
+        else:
+            waveform, time = window.read_audio(audio)
+            number = window.frame_number(time, frames)
+            frames, sound = {number: frames[number]}, media.encode_flac(waveform, window.sample_rate)
+        values = {f"frame/{clip_id}/{number}": path.read_bytes() for number, path in frames.items()}
+        for path in frames.values():
+            media.read_image(path, SMALL)
+    except (media.MediaError, OSError) as error:
+        raise ClipError(clip_id, str(error)) from error
+    return values | {f"audio/{clip_id}": sound, f"clip/{clip_id}": json.dumps({"frames": list(frames)}).encode()}
 
 
-def _row(shard: Shard, written: shards.Written) -> dict[str, Any]:
-    row = {"name": shard.target.name, "bytes": written.bytes, "sha256": written.sha256}
-    return row | {"clips": len(shard.ids), "ids": shard.ids}
+def verify_store(path: Path, workers: int = 0, scheduler: str | None = None) -> list[str]:
+    """Read all of the store at `path` again and compare the checksum of every shard; list what is wrong.
+
+    Raises ``StoreError`` as :func:`read_meta`; `workers` and `scheduler` are those of :func:`sslib.data.parallel.each`.
+    """
+    path = Path(path).absolute()
+    rows = read_meta(path)["shards"]
+    check, workers = functools.partial(shard_fault, path), workers if len(rows) > 1 else 0
+    found = parallel.each(check, rows, workers=workers, scheduler=scheduler, desc="verifying")
+    return sorted(fault for _, fault in found if fault)
 
 
-def _write_meta(target: Path, meta: dict[str, Any]) -> None:
-    temporary = target / "meta.json.partial"
-    temporary.write_text(json.dumps(meta) + "\n", encoding="utf-8")
-    shards.sync(temporary)
-    temporary.replace(target / "meta.json")
-    shards.sync(target)
+def shard_fault(path: Path, row: dict[str, Any], checksum: bool = True) -> str | None:
+    """Compare a shard of the store at `path` with its row of ``meta.json``; say what is wrong, if anything is."""
+    file = path / row["name"]
+    if not file.is_file():
+        return f"{file} is missing"
+    if file.stat().st_size != row["bytes"] or (checksum and _checksum(file) != row["sha256"]):
+        return f"{file} is not the file that was written (size or SHA-256): delete it and write the store again"
+    return None
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Store:
-    """Reader of a store. A shard is opened lazily, once in every process that reads.
+    """Reader of a store. A shard is opened when it is first needed, once in every process that reads.
 
-    Raises
-    ------
-    StoreError
-        When `path` is missing, is no store, was written by another version, or lacks a shard or part of one.
+    Raises ``StoreError`` as :func:`read_meta`, and when a shard or a part of one is missing.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
         self.meta = read_meta(self.path)
-        faults = [fault for row in self.meta["shards"] if (fault := damage(self.path, row))]
+        faults = [fault for row in self.meta["shards"] if (fault := shard_fault(self.path, row, checksum=False))]
         if faults:
-            again = f"python -m sslib store {self.path.parent}"
-            raise StoreError("\n".join([*faults, f"`{again}` writes what is missing"]))
-        self._file = {i: self.path / row["name"] for row in self.meta["shards"] for i in row["ids"]}
-        held = self.meta["selection"]
-        self.selection = Selection.of(held) if held else None
+            raise StoreError("\n".join([*faults, f"`python -m sslib store {self.path.parent}` writes what is missing"]))
+        self._file = {clip_id: str(self.path / row["name"]) for row in self.meta["shards"] for clip_id in row["ids"]}
+        held = self.meta["window"]
+        self.window = ClipWindow(**held) if held else None
 
     @property
     def ids(self) -> set[str]:
-        """Every clip of the store."""
+        """Ids of all clips in the store."""
         return set(self._file)
 
     def frames(self, clip_id: str) -> list[int]:
-        """The numbers (1-based) of the clip's frames, in order."""
-        return self._about(clip_id)["frames"]
-
-    def sizes(self, clip_id: str) -> list[int]:
-        """Bytes of each frame of a clip, and of its sound."""
-        return [size for size, _ in self._about(clip_id)["values"].values()]
+        """Read the numbers (1-based) of the clip's frames, in order."""
+        return json.loads(self._read(f"clip/{clip_id}", clip_id))["frames"]
 
     def frame(self, clip_id: str, number: int) -> bytes:
-        """JPEG bytes of frame `number`, one of :meth:`frames`."""
-        return self._get(f"frame/{clip_id}/{number}", clip_id)
+        """Read the JPEG bytes of frame `number`, one of :meth:`frames`."""
+        return self._read(f"frame/{clip_id}/{number}", clip_id)
 
     def audio(self, clip_id: str) -> bytes:
-        """FLAC bytes of the clip's sound."""
-        return self._get(f"audio/{clip_id}", clip_id)
+        """Read the FLAC bytes of the clip's sound."""
+        return self._read(f"audio/{clip_id}", clip_id)
 
-    def _about(self, clip_id: str) -> dict[str, Any]:
-        return json.loads(self._get(f"clip/{clip_id}", clip_id))
-
-    def _get(self, key: str, clip_id: str) -> bytes:
-        file = self._file.get(clip_id)
-        value = shards.get(file, key) if file else None
-        if value is None:
-            raise ClipError(clip_id, f"not in the store {self.path} ({key})")
-        return value
+    def _read(self, key: str, clip_id: str) -> bytes:
+        if file := self._file.get(clip_id):
+            try:
+                with _open(file).begin() as transaction:
+                    if (value := transaction.get(key.encode())) is not None:
+                        return value
+            except lmdb.Error as error:
+                raise StoreError(f"{file} cannot be read ({error}): delete it and write the store again") from error
+        raise ClipError(clip_id, f"not in the store {self.path} ({key})")
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    again = f"`python -m sslib store {path.parent}`"
-    if path.is_file():
-        raise StoreError(f"{path} is one file, a store of schema 1, and this is {SCHEMA}: write it again, {again}")
+    """Read ``meta.json`` of the store at `path`. Raises ``StoreError`` where there is none, or of another version."""
+    again = f"write it with `python -m sslib store {path.parent}`"
     try:
         meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         schema = meta["schema"]
-    except FileNotFoundError:
-        raise StoreError(f"no store {path}, or an unfinished one: write it with {again}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}/meta.json is not that of a store ({error!r}): write it again, {again}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"no store {path}, or an unfinished or damaged one ({error!r}): {again}") from error
     if schema != SCHEMA:
-        raise StoreError(f"{path} has schema {schema}, this is {SCHEMA}: write it again, {again}")
+        raise StoreError(f"{path} has schema {schema}, this is {SCHEMA}: {again}")
     return meta
 
 
-def damage(path: Path, row: dict[str, Any]) -> str | None:
-    """What can be said of a shard without reading it."""
-    file = path / row["name"]
-    if not file.is_file():
-        return f"{file} is missing"
-    size = file.stat().st_size
-    return None if size == row["bytes"] else f"{file} has {size} bytes, not {row['bytes']}: delete it"
+_opened: dict[str, lmdb.Environment] = {}  # this process's handles: LMDB allows one for a file, and none from a parent
+_opening = threading.Lock()  # two threads must not open one file, nor a thread open one while a process is started
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
+os.register_at_fork(after_in_child=_opened.clear)
+
+
+def _open(path: str) -> lmdb.Environment:
+    with _opening:
+        if path not in _opened:
+            _opened[path] = lmdb.open(path, subdir=False, readonly=True, lock=False, readahead=False)
+        return _opened[path]

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 
 from sslib import metrics
 from sslib.data import media
-from sslib.data.layout import Layout
-from sslib.data.splits import video_of
+from sslib.data.layout import Layout, video_of
 from sslib.datasets import AVDataset
 
 
