@@ -91,7 +91,7 @@ def finished(tmp_path_factory):
     (broken / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "language": "python", "display_name": "x"}))
     second = "# Training\n---\n{'got': overrides, 'retrain': retrain, 'config': config}"
     third = (
-        "# Ablations\n---\nfrom sslib import workbook\nown = {**overrides, 'exp_name': 'tiny/variants/base'}\n"
+        "# Ablations\n---\nfrom sslib.report import workbook\nown = {**overrides, 'exp_name': 'tiny/variants/base'}\n"
         "workbook.run_variants(config, ('02',), {'base': own}, force=retrain)"
     )
     config = make_clone(
@@ -263,9 +263,9 @@ def test_what_counts_as_other_data(tmp_path):
 
     def changed(change):
         """Whether a change alters the digests: of the sources, of the lists."""
-        before = workbook._sources(config.data), workbook._lists(config.data.root)
+        before = workbook._sources(config.data), data.fingerprint()
         change()
-        after = workbook._sources(config.data), workbook._lists(config.data.root)
+        after = workbook._sources(config.data), data.fingerprint()
         return tuple(old != new for old, new in zip(before, after, strict=True))
 
     assert changed(lambda: (raw / "b.mp4").write_text("new")) == (True, False)
@@ -359,7 +359,7 @@ def test_variants_two_at_a_time(tmp_path, monkeypatch):
 
     folders = workbook.run_variants(config, ("02",), changes(3, 1, 2), jobs=2)
     assert list(folders) == [("some", 3), ("some", 1), ("some", 2)]
-    threads = str(max(1, os.cpu_count() // 2))
+    threads = str(max(1, os.cpu_count() // 2))  # joblib divides them
     for (_, seed), folder in folders.items():
         assert folder.name == f"some-seed{seed}" and results(folder / "02_training.ipynb") == f"('{threads}', {seed})"
     with pytest.raises(workbook.NotebookError, match=r"(?s)AssertionError.*seven.*some-seed7/02_training.failed.ipynb"):

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -72,6 +73,18 @@ def write_atomic(path: Path, content: bytes | str) -> Path:
 def digest(values: Any) -> str:
     """Identify plain values (what JSON can hold) by the SHA-256 of their JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def list_files(folder: Path, without: Path | None = None) -> list[tuple[str, int, int]]:
+    """Return name, bytes and time (ns) of each file below `folder`, but for hidden ones and those below `without`."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != without]
+        for path in (Path(place, name) for name in files if name[0] != "."):
+            with contextlib.suppress(OSError):  # a link to nothing
+                info = path.stat()
+                found.append((path.relative_to(folder).as_posix(), info.st_size, info.st_mtime_ns))
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,15 @@ class Layout:
         """Read ``dataset.json``; empty where there is none (a folder made by other tools)."""
         path = self.root / "dataset.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def fingerprint(self) -> str:
+        """Identify what the folder says of its clips: lists, annotations and masks, and how they were made."""
+        patterns = ("dataset.json", "manifest.csv", "splits/*.txt", "annotations/*.json")
+        files = sorted(file for pattern in patterns for file in self.root.glob(pattern))
+        texts = {
+            file.relative_to(self.root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+        }
+        return digest([texts, list_files(self.root / "masks")])
 
     def write_info(self, **values: Any) -> None:
         write_atomic(self.root / "dataset.json", json.dumps(values, indent=1) + "\n")

@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from traitlets import default
 import sslib
 from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, root_for
 from sslib.data import layout, parallel
+from sslib.data.layout import Layout
 from sslib.report import pages
 from sslib.report.text import format_date
 from sslib.stamps import library as stamps
@@ -86,14 +87,14 @@ def run(
     file, overrides = find(path), overrides or {}
     root = root_for(file)  # a file outside any clone means the one we stand in
     config = load(file, overrides)
-    folder = experiment_folder(config, root)
-    given = {"config": str(file), "overrides": _finite(overrides)}
-    chosen = {path: _parameters(path, given, force) for path in _choose(root / "notebooks", only)}
-    _require_raw(config.data, chosen)  # all checks before the first second of work
-    failure = None
-    for notebook, parameters in chosen.items():
+    folder, failure = experiment_folder(config, root), None
+    notebooks = _choose(root / "notebooks", only, config.data)
+    given = {"config": str(file), "overrides": overrides}
+    for notebook, parameters in [(notebook, _parameters(notebook, given, force)) for notebook in notebooks]:
         try:
-            _step(notebook, folder, parameters, _digest(notebook, config, root, folder), config.data, force)
+            _step(
+                notebook, folder, parameters, _digest(notebook, config, root, folder), Layout(config.data.root), force
+            )
         except NotebookError as error:
             failure = error
         pages.link_pages(folder, root / "reports")  # the page of a failed one is gone: nothing may lead to it
@@ -109,17 +110,13 @@ def run(
 def run_variants(
     path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1, force: bool = False
 ) -> dict[Any, Path]:
-    """:func:`run` one configuration with several sets of overrides, without renewing the list of experiments.
+    """:func:`run` one configuration with several sets of overrides; return their folders by the same keys.
 
     Parameters
     ----------
     variants : overrides (each with an ``exp_name`` of its own) by any key.
     jobs : so many at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
         otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other.
-
-    Returns
-    -------
-    Their folders, in the order of `variants`.
 
     Raises
     ------
@@ -129,22 +126,17 @@ def run_variants(
     if jobs == 1:
         return {key: run(path, only, force, overrides, index=False) for key, overrides in variants.items()}
     folders = {}
-    task = functools.partial(_run_variant, path, only, force, max(1, (os.cpu_count() or 1) // jobs))
-    for (key, _), (folder, seconds) in parallel.each(task, variants.items(), workers=jobs):
-        print(f"{folder.name} {seconds:.0f} s", flush=True)
+    task = functools.partial(_run_silently, path, only, force)
+    for (key, _), folder in parallel.each(task, variants.items(), workers=jobs):
+        print(f"{folder.name} is finished", flush=True)
         folders[key] = folder
     return {key: folders[key] for key in variants}
 
 
-def _run_variant(
-    path: str | Path, only: tuple[str, ...], force: bool, threads: int, variant: tuple[Any, dict[str, Any]]
-) -> tuple[Path, float]:
+def _run_silently(path: str | Path, only: tuple[str, ...], force: bool, variant: tuple[Any, dict[str, Any]]) -> Path:
     """Run a variant in a process of its own; what it prints line by line would mix with that of the others."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # for the kernels that it starts
-    start = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
-        folder = run(path, only, force, variant[1], index=False)
-    return folder, time.perf_counter() - start
+        return run(path, only, force, variant[1], index=False)
 
 
 def write_index(root: Path) -> None:
@@ -155,21 +147,30 @@ def write_index(root: Path) -> None:
         _execute(notebook, reports / "index.ipynb", parameters, dict, show_code=False)
 
 
-def _choose(folder: Path, only: tuple[str, ...]) -> list[Path]:
+def _choose(folder: Path, only: tuple[str, ...], data: Data) -> list[Path]:
     """Return the numbered notebooks of `folder`, or those whose names begin with one of the given numbers."""
     notebooks = {path.name[:2]: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     if not notebooks:
         raise NotebookError(f"no numbered notebooks (01_name.ipynb) in {folder}: run this inside a clone of sslib")
     if unknown := [number for number in only if number not in notebooks]:
         raise NotebookError(f"no notebook {', '.join(unknown)}; there are {', '.join(notebooks)}")
-    return [path for number, path in notebooks.items() if not only or number in only]
+    chosen = [path for number, path in notebooks.items() if not only or number in only]
+    if data.raw and not data.raw.is_dir() and any(path.stem == PREPARATION for path in chosen):
+        advice = "name the folder of your videos, or run the other notebooks alone (--only 02,03,04)"
+        raise ConfigError(f"data.raw: there is no folder {data.raw}: {advice}")
+    return chosen
 
 
 def _parameters(notebook: Path, values: dict[str, Any], force: bool = False) -> dict[str, Any]:
-    """Return what a notebook is handed: `values`, and ``retrain`` where it has that parameter and is forced.
+    """Return what a notebook is handed: `values`, and ``retrain`` where it has that parameter.
 
-    Refuses a notebook that lacks one of the values (papermill only warns), and one that its .py half differs from.
+    Refuses a notebook that lacks one of the values (papermill only warns), one that its .py half differs from, and
+    values that are not literals: a NaN would make the executed copy invalid JSON.
     """
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"overrides must be plain finite values: {error}") from None
     try:
         known = papermill.inspect_notebook(str(notebook))
     except Exception as error:  # not a notebook, no kernelspec, no valid JSON
@@ -184,25 +185,9 @@ def _parameters(notebook: Path, values: dict[str, Any], force: bool = False) -> 
     return values | ({"retrain": force} if "retrain" in known else {})
 
 
-def _finite(overrides: dict[str, Any]) -> dict[str, Any]:
-    """Return `overrides` if a notebook can be handed them: a NaN would make the executed copy invalid JSON."""
-    try:
-        json.dumps(overrides, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"overrides must be plain finite values: {error}") from None
-    return overrides
-
-
-def _require_raw(data: Data, notebooks: Iterable[Path]) -> None:
-    """Refuse to run notebook 01 where its raw videos are not there."""
-    if data.raw and not data.raw.is_dir() and any(path.stem == PREPARATION for path in notebooks):
-        advice = "name the folder of your videos, or run the other notebooks alone (--only 02,03,04)"
-        raise ConfigError(f"data.raw: there is no folder {data.raw}: {advice}")
-
-
-def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Data, force: bool) -> None:
+def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Layout, force: bool) -> None:
     """Execute one notebook unless it is finished, and say so in one line."""
-    target, lists = folder / notebook.name, _lists(data.root)
+    target, lists = folder / notebook.name, data.fingerprint()
     known = _stamp(target) if target.with_suffix(".html").exists() else {}
     print(f"{notebook.stem} ", end="", flush=True)
     if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
@@ -211,7 +196,7 @@ def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str,
 
     def stamp() -> dict[str, Any]:
         # Notebook 01 writes lists itself: it is finished as long as they are what it left. The others only read them.
-        return {"digest": digest, "lists": _lists(data.root) if notebook.stem == PREPARATION else lists}
+        return {"digest": digest, "lists": data.fingerprint() if notebook.stem == PREPARATION else lists}
 
     try:
         seconds = _execute(notebook, target, parameters, stamp, show_code=True)
@@ -267,14 +252,14 @@ def _reason(error: Exception) -> str:
 def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
     """Identify what a notebook's results depend on: its text, the configuration, sslib, and the runs before its own.
 
-    Of notebook 01 also the files that clips are made from. Lists and annotations are compared apart (:func:`_lists`).
+    Of notebook 01 also the files that clips are made from. Lists and annotations are compared apart (`_step`).
     """
     settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
     package = Path(sslib.__file__).parent
     files = sorted(file for file in package.rglob("*.*") if file.suffix in {".py", ".csv", ".j2", ".css"})
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
-    earlier = (_stamp(file) for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2])
-    before = [stamp for stamp in earlier if stamp]
+    earlier = [file for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2]]
+    before = [stamp for stamp in map(_stamp, earlier) if stamp]
     cells = _cells(nbformat.read(notebook, as_version=4))
     sources = _sources(config.data) if notebook.stem == PREPARATION else []
     return layout.digest([settings, code, cells, before, sources])
@@ -287,27 +272,7 @@ def _sources(data: Data) -> list[Any]:
         given = data.stamps.media or os.environ.get(stamps.MEDIA_VARIABLE)
         folders += [Path(given)] if given else []
         installed = [entry.path for entry in stamps.manifest() if (stamps.INSTALLED / entry.path).is_file()]
-    return [_listing(folder, data.root) for folder in folders] + installed
-
-
-def _lists(root: Path) -> str:
-    """Identify what a data folder says of its clips: lists, annotations and masks, how they were made."""
-    patterns = ("dataset.json", "manifest.csv", "splits/*.txt", "annotations/*.json")
-    files = sorted(file for pattern in patterns for file in root.glob(pattern))
-    texts = {file.relative_to(root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return layout.digest([texts, _listing(root / "masks")])
-
-
-def _listing(folder: Path, without: Path | None = None) -> list[tuple[str, int, int]]:
-    """Name, bytes and time of every file below `folder`, but for hidden ones and those in the folder `without`."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and Path(place, name) != without]
-        for path in (Path(place, name) for name in files if name[0] != "."):
-            with contextlib.suppress(OSError):  # a link to nothing
-                info = path.stat()
-                found.append((path.relative_to(folder).as_posix(), info.st_size, info.st_mtime_ns))
-    return sorted(found)
+    return [layout.list_files(folder, without=data.root) for folder in folders] + installed
 
 
 def _stamp(file: Path) -> dict[str, Any]:
