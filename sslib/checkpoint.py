@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from sslib.config import Config, InputError, portable, resolve, root_for
-from sslib.data.layout import ClipError, Layout, digest
+from sslib.data.layout import Layout
 from sslib.model import SoundLocalizer
 
 FORMAT = 2
@@ -17,6 +16,8 @@ NAME = "checkpoint.pt"
 RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an evaluation writes beside a checkpoint
 # What does not change the weights: where the data lie, how they are read, what is refused or tested.
 NOT_RECIPE = {"data.root", "data.raw", "data.loader", "data.require_all", "data.tests", "data.stamps"}
+
+ADVICE = "give the experiment another exp_name, or start over (retrain, --force)"
 
 
 class CheckpointError(InputError):
@@ -82,21 +83,19 @@ def save(path: Path, config: Config, data: dict[str, str], model: Any, optimizer
     Results of an evaluation that lie beside it are those of other weights, and go. `data` is what
     :func:`data_identity` said when the training began.
     """
-    state = {
-        "format": FORMAT,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "epoch": len(history),
-        "history": history,
-        "config": portable(config),
-        "data": data,
-    }
+    state = {"format": FORMAT, "config": portable(config), "data": data, "epoch": len(history), "history": history}
+    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".tmp")
     torch.save(state, partial)
     for name in RESULTS:
         path.with_name(name).unlink(missing_ok=True)
     partial.replace(path)
+
+
+def data_identity(config: Config) -> dict[str, str]:
+    """Identify the clips of the training list and their files, as :meth:`Layout.identity` does."""
+    return Layout(config.data.root).identity(config.data.train, sizes=config.data.loader == "folders")
 
 
 def resumable(config: Config, run: Path) -> dict[str, Any] | None:
@@ -111,12 +110,11 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
         return None
     state = load_checkpoint(run / NAME)
     if changed := differences(_config(state, run / NAME), config):
-        advice = "give the experiment another exp_name, or start over (retrain, --force)"
-        raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {advice}")
+        raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {ADVICE}")
     for part, now in data_identity(config).items():
         if now and state["data"][part] and now != state["data"][part]:
             what = f"the {part} of {config.data.train!r} in {config.data.root} are others than it was trained on"
-            raise CheckpointError(f"{run}: {what}: give the experiment another exp_name, or start over")
+            raise CheckpointError(f"{run}: {what}: {ADVICE}")
     return state
 
 
@@ -133,27 +131,3 @@ def differences(old: Config, new: Config) -> list[str]:
     """Name what :func:`recipe` says differently of two configurations."""
     first, second = recipe(old), recipe(new)
     return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
-
-
-def data_identity(config: Config) -> dict[str, str]:
-    """Identify the clips of the training list, and their files as far as that is known without reading them.
-
-    Clips of no list and other lists make no difference. ``files`` comes from the manifest of prepared videos, from the
-    digest of composed scenes, or from the sizes of the files; it is empty where only the store is read.
-    """
-    layout = Layout(config.data.root)
-    ids, manifest = layout.ids(config.data.train), layout.root / "manifest.csv"
-    if manifest.is_file():
-        rows = pd.read_csv(manifest, dtype=str, keep_default_na=False).query("outcome == 'ok'").set_index("id")
-        files = rows[["sha256", "settings"]].reindex(ids, fill_value="").values.tolist()
-    elif not (files := layout.info().get("digest")) and config.data.loader == "folders":
-        files = [_sizes(layout, clip_id) for clip_id in ids]
-    return {"clips": digest(ids), "files": digest(files) if files else ""}
-
-
-def _sizes(layout: Layout, clip_id: str) -> list[int]:
-    """Bytes of a clip's first picture and of its sound; nothing for a clip that is missing."""
-    try:
-        return [path.stat().st_size for path in (min(layout.frames(clip_id).values()), layout.audio(clip_id))]
-    except ClipError:
-        return []

@@ -94,10 +94,8 @@ def _fit_by_command(config: Config, run: Path, retrain: bool) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         file = write_atomic(Path(folder) / "config.yaml", configuration.dump(config))
         command = [sys.executable, "-m", "sslib", "train", str(file), *(["--force"] if retrain else [])]
-        quiet = os.environ | {"TQDM_DISABLE": "1"}
-        with subprocess.Popen(
-            command, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as process:
+        how = {"env": os.environ | {"TQDM_DISABLE": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, text=True, **how) as process:
             for line in process.stdout:
                 print(line, end="")
     if process.returncode:
@@ -155,7 +153,7 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 
 def _train_epoch(fabric, model, optimizer, batches: TrainingBatches, config: Config, epoch: int) -> dict[str, float]:
     model.train()
-    count = len(batches)
+    count = batches.count
     sums: dict[str, Tensor] = {}
     for index, batch in enumerate(tqdm(batches.of_epoch(epoch), desc=f"epoch {epoch}", total=count, leave=False)):
         step, steps = (epoch - 1) * count + index, config.training.epochs * count
@@ -186,52 +184,35 @@ def _count_foreground(model, node_ranking: Tensor, foreground: int) -> None:
 
 
 class TrainingBatches:
-    """The batches of this process, epoch by epoch; incomplete ones are left out.
-
-    Raises
-    ------
-    ConfigError
-        When a process has fewer clips than a batch needs.
-    """
+    """The batches of this process, epoch by epoch; incomplete ones are left out."""
 
     def __init__(self, fabric, config: Config):
         self.fabric, self.config, self.size = fabric, config, config.training.batch_size
-        dataset = datasets.AVDataset(config, config.data.train, train=True)
-        fabric.print(f"{config.data.train}: {dataset.present}")
-        clips = len(dataset) // fabric.world_size
-        if clips < self.size:
-            raise ConfigError(f"training.batch_size {self.size} is larger than the {clips} clips of {dataset.split!r}")
-        self.count = clips // self.size
-        self.clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else None
-        if self.clips is None:
-            self.sampler = DistributedSampler(
-                dataset, fabric.world_size, fabric.global_rank, seed=config.seed, drop_last=True
+        self.clips = datasets.AVDataset(config, config.data.train, train=True)
+        fabric.print(f"{config.data.train}: {self.clips.present}")
+        mine = len(self.clips) // fabric.world_size
+        if mine < self.size:
+            raise ConfigError(
+                f"training.batch_size {self.size} is larger than the {mine} clips of {self.clips.split!r}"
             )
-            # Workers are seeded from here, so their number does not touch the random numbers of the augmentation.
-            self.generator = torch.Generator()
-            self.loader = DataLoader(
-                dataset,
-                self.size,
-                sampler=self.sampler,
-                drop_last=True,
-                num_workers=config.training.workers,
-                collate_fn=datasets.collate,
-                generator=self.generator,
-            )
-
-    def __len__(self) -> int:
-        return self.count
+        self.count = mine // self.size
+        if config.data.in_memory:
+            self.clips = datasets.load_in_memory(self.clips, fabric.device)
 
     def of_epoch(self, epoch: int) -> Iterator[dict[str, Tensor]]:
         """Yield ``image`` and ``waveform`` of each batch, on the device; the order comes from (seed, epoch) alone."""
-        if self.clips is not None:
-            yield from _from_memory(self.clips, self.size, self.fabric, _epoch_seed(self.config, epoch))
+        config, fabric, rank = self.config, self.fabric, self.fabric.global_rank
+        if isinstance(self.clips, datasets.InMemory):
+            yield from _from_memory(self.clips, self.size, fabric, _epoch_seed(config, epoch))
             return
         # Not by Fabric's wrapper of loaders: it counts epochs from the start of the process, also in a resumed run.
-        self.sampler.set_epoch(epoch)
-        self.generator.manual_seed(_epoch_seed(self.config, epoch, self.fabric.global_rank))
-        for batch in self.loader:
-            yield {key: self.fabric.to_device(batch[key]) for key in ("image", "waveform")}
+        sampler = DistributedSampler(self.clips, fabric.world_size, rank, seed=config.seed, drop_last=True)
+        sampler.set_epoch(epoch)
+        # Workers are seeded from here, so their number does not touch the random numbers of the augmentation.
+        generator = torch.Generator().manual_seed(_epoch_seed(config, epoch, rank))
+        how = {"sampler": sampler, "generator": generator, "drop_last": True, "collate_fn": datasets.collate}
+        for batch in DataLoader(self.clips, self.size, num_workers=config.training.workers, **how):
+            yield {key: fabric.to_device(batch[key]) for key in ("image", "waveform")}
 
 
 def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iterator[dict[str, Tensor]]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sslib.config import InputError
 from sslib.data.media import encode_flac, encode_jpeg
@@ -163,6 +164,28 @@ class Layout:
         sounds = (entry.name.rpartition(".") for entry in _listing(self.root / "audios"))
         heard = {stem for stem, dot, suffix in sounds if dot + suffix in AUDIO_SUFFIXES}
         return {entry.name for entry in _listing(self.root / "video_frames") if entry.name in heard and entry.is_dir()}
+
+    def identity(self, split: str, sizes: bool = True) -> dict[str, str]:
+        """Identify the clips of a list, and their files as far as that is known without reading them.
+
+        Clips of no list and other lists make no difference. ``files`` comes from the manifest of prepared videos, from
+        the digest of composed scenes, or else (unless `sizes` is false) from the sizes of first frames and sounds; it
+        is empty where none of these is known.
+        """
+        ids, manifest = self.ids(split), self.root / "manifest.csv"
+        if manifest.is_file():
+            rows = pd.read_csv(manifest, dtype=str, keep_default_na=False).query("outcome == 'ok'").set_index("id")
+            files = rows[["sha256", "settings"]].reindex(ids, fill_value="").values.tolist()
+        elif not (files := self.info().get("digest")) and sizes:
+            files = [self._sizes(clip_id) for clip_id in ids]
+        return {"clips": digest(ids), "files": digest(files) if files else ""}
+
+    def _sizes(self, clip_id: str) -> list[int]:
+        """Bytes of a clip's first frame and of its sound; nothing for a clip that is missing."""
+        try:
+            return [path.stat().st_size for path in (min(self.frames(clip_id).values()), self.audio(clip_id))]
+        except ClipError:
+            return []
 
     def annotations(self, split: str) -> dict[str, dict[str, Any]]:
         """Read the annotations of a list by clip id; none where there is no file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from tqdm.auto import tqdm
 
 from sslib.config import InputError, SslibError
@@ -27,6 +30,7 @@ from sslib.config import InputError, SslibError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 IDLE = 5.0  # s, after which worker processes without work end
 ON_CLUSTER = 1024  # futures a Dask scheduler holds at once, however many items there are
 START_LIMIT = 300.0  # s, for a process to start and import: long, for a network drive under load
@@ -241,3 +245,19 @@ def serve(descriptor: int) -> None:
             pipe.send(answer)
     except (EOFError, BrokenPipeError):
         pass
+
+
+def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
+    """Ask for the bytes of memory that can still be had: of the machine, and of the group of a job or container."""
+    room = psutil.virtual_memory().available
+    with suppress(OSError):  # another system, or groups of another kind
+        group = cgroups / (proc / "self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for folder in (
+            group,
+            *group.parents,
+        ):  # in a container the group may be named as outside: only parents are there
+            if (folder / "memory.max").is_file() and (limit := (folder / "memory.max").read_text().strip()) != "max":
+                # Files that were read count as used, until something else wants their memory.
+                cache = re.search(r"inactive_file (\d+)", (folder / "memory.stat").read_text())[1]
+                room = min(room, int(limit) - int((folder / "memory.current").read_text()) + int(cache))
+    return max(room, 0)
