@@ -221,8 +221,8 @@ def sizes(root: Path) -> dict[str, float]:
     write_store(root)
     path = root / STORE_NAME
     whole, stored = size(path), Store(path)
-    frames = [len(stored.frame(i, number)) for i in stored.ids for number in stored.frames(i)]
-    sounds = [len(stored.audio(i)) for i in stored.ids]
+    frames = [len(stored.frame(i, number)) for i in stored.present() for number in stored.frames(i)]
+    sounds = [len(stored.audio(i)) for i in stored.present()]
     result = {"frame": np.mean(frames), "frames": len(frames) / len(sounds)}
     result |= {"second": np.mean(sounds) / SECONDS, "whole": whole / len(sounds)}
     write_store(root, ClipWindow.of(config(root).data))

@@ -6,7 +6,6 @@ A clip that cannot be read raises ``ClipError`` with its id; it is never swapped
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,57 +22,9 @@ from sslib.data.media import ClipWindow
 from sslib.data.parallel import available_memory
 from sslib.data.store import STORE_NAME, Store, StoreError
 
-PickFrame = Callable[[Collection[int]], int]  # which of the frames that are there, by number (1-based)
-
 
 class NotEnoughMemory(SslibError, MemoryError):
     """What is to be loaded does not fit; the message says how much is needed and what else can be done."""
-
-
-class FolderReader:
-    """Gives the files of clips of a data folder."""
-
-    def __init__(self, config: Config):
-        self.layout = Layout(config.data.root)
-
-    def ids(self) -> set[str]:
-        return self.layout.present()
-
-    def audio(self, clip_id: str) -> Path:
-        return self.layout.audio(clip_id)
-
-    def frame(self, clip_id: str, pick: PickFrame) -> Path:
-        frames = self.layout.frames(clip_id)
-        return frames[pick(frames)]
-
-
-class StoreReader:
-    """Gives the encoded bytes of clips of the folder's LMDB store.
-
-    Raises
-    ------
-    StoreError
-        Also when the store holds only what another configuration uses of its clips.
-    """
-
-    def __init__(self, config: Config):
-        self.store = Store(config.data.root / STORE_NAME)
-        held, wanted = self.store.window, ClipWindow.of(config.data)
-        if held is not None and held != wanted:
-            only = f"{self.store.path} holds only what another configuration uses of each clip"
-            raise StoreError(f"{only} ({held}, this one {wanted}): write it again")
-
-    def ids(self) -> set[str]:
-        return self.store.ids
-
-    def audio(self, clip_id: str) -> bytes:
-        return self.store.audio(clip_id)
-
-    def frame(self, clip_id: str, pick: PickFrame) -> bytes:
-        return self.store.frame(clip_id, pick(self.store.frames(clip_id)))
-
-
-READERS = {"folders": FolderReader, "lmdb": StoreReader}
 
 
 class AVDataset(Dataset):
@@ -113,7 +64,8 @@ class AVDataset(Dataset):
     ):
         self.config, self.split, self.train = config, split, train
         self.layout, self.window = Layout(config.data.root), ClipWindow.of(config.data)
-        self.reader = READERS[loader or config.data.loader](config)
+        folders = (loader or config.data.loader) == "folders"
+        self.reader = self.layout if folders else _open_store(config.data.root / STORE_NAME, self.window)
         self.ids, self.missing = self._find(self.layout.ids(split))
         self.size = image_size(config, train)
         self.annotations = self.layout.annotations(split) if annotated else None
@@ -129,7 +81,7 @@ class AVDataset(Dataset):
 
     def _find(self, listed: list[str]) -> tuple[list[str], list[str]]:
         """The listed clips that are there, and those that are missing."""
-        there = self.reader.ids()
+        there = self.reader.present()
         ids, missing = [i for i in listed if i in there], [i for i in listed if i not in there]
         if missing:
             says = f"list {self.split!r} of {self.layout.root}: {len(ids)} of {len(listed)} present"
@@ -154,7 +106,9 @@ class AVDataset(Dataset):
     def _clip(self, clip_id: str) -> dict[str, Any]:
         position = float(torch.rand(())) if self.train and self.window.time == "random" else 0.5
         waveform, time = self.window.read_audio(self.reader.audio(clip_id), position)
-        frame = self.reader.frame(clip_id, lambda there: self.window.frame_number(time, there))
+        frames = self.reader.frames(clip_id)  # by number: paths of a folder; of a store the numbers only
+        number = self.window.frame_number(time, frames)
+        frame = frames[number] if self.reader is self.layout else self.reader.frame(clip_id, number)
         image = media.read_image(frame, self.size)
         return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(waveform)}
 
@@ -163,6 +117,14 @@ class AVDataset(Dataset):
         boxes = torch.tensor(annotation.pop("boxes"), dtype=torch.float32).reshape(-1, 4)
         mask = torch.from_numpy(media.read_mask(path)) if path.is_file() else None
         return {"boxes": boxes, "mask": mask, "annotation": annotation}
+
+
+def _open_store(path: Path, window: ClipWindow) -> Store:
+    store = Store(path)
+    if store.window not in (None, window):
+        only = f"{path} holds only what another configuration uses of each clip"
+        raise StoreError(f"{only} ({store.window}, this one {window}): write it again")
+    return store
 
 
 def _some(names: list[str], count: int) -> str:

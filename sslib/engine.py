@@ -192,9 +192,8 @@ class TrainingBatches:
         fabric.print(f"{config.data.train}: {self.clips.present}")
         mine = len(self.clips) // fabric.world_size
         if mine < self.size:
-            raise ConfigError(
-                f"training.batch_size {self.size} is larger than the {mine} clips of {self.clips.split!r}"
-            )
+            name = config.data.train
+            raise ConfigError(f"training.batch_size {self.size} is larger than the {mine} clips of {name!r}")
         self.count = mine // self.size
         if config.data.in_memory:
             self.clips = datasets.load_in_memory(self.clips, fabric.device)

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 from sslib import datasets
 from sslib.__main__ import app
 from sslib.data import media, store
-from sslib.data.layout import ClipError
+from sslib.data.layout import ClipError, Layout
 from sslib.data.media import ClipWindow
 from sslib.data.store import STORE_NAME, Store, StoreError, ensure_store, verify_store, write_store
 from sslib.datasets import AVDataset
@@ -85,8 +85,8 @@ def test_generated_scenes_are_the_same_from_folders_and_store(configure):
     config = configure(data={"loader": "lmdb"})
     write(config.data.root)
     for split, train in (("train", True), ("val", False), ("test_new_instances", False)):
-        assert isinstance(AVDataset(config, split).reader, datasets.StoreReader)
-        assert isinstance(AVDataset(configure(), split).reader, datasets.FolderReader)
+        assert isinstance(AVDataset(config, split).reader, Store)
+        assert isinstance(AVDataset(configure(), split).reader, Layout)
         one = AVDataset(config, split, train=train, annotated=not train, loader="folders")
         other = AVDataset(config, split, train=train, annotated=not train)
         assert one.ids == other.ids
@@ -126,7 +126,7 @@ def test_store_of_what_is_used_yields_the_same_clips(many, data):
     assert sum(map(len, files(many.root).values())) < whole
     stored = AVDataset(config, "all", loader="lmdb")
     assert_same(clips, iterate(stored))
-    assert {len(stored.reader.store.frames(clip_id)) for clip_id in stored.ids} == {1}
+    assert {len(stored.reader.frames(clip_id)) for clip_id in stored.ids} == {1}
     with pytest.raises(StoreError, match="only what another configuration uses"):
         AVDataset(many.config(**data | {"seconds": 0.7}), "all", loader="lmdb")
     write(many.root)  # the whole of each clip again
@@ -377,7 +377,7 @@ def test_list_that_grows_or_shrinks(many):
     path = write(many.root)
     for ids in (many.ids[:2], many.ids[2:], many.ids):
         many.layout.write_split("all", ids)
-        assert Store(write(many.root)).ids == set(ids)
+        assert Store(write(many.root)).present() == set(ids)
         assert len(names(many.root)) == {2: 1 + 1, 6: 1 + 2, 8: 1 + 4}[len(ids)]
         assert_same(iterate(AVDataset(many.config(), "all")), iterate(AVDataset(many.config(), "all", loader="lmdb")))
     assert verify_store(path) == []

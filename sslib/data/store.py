@@ -283,8 +283,7 @@ class Store:
         held = self.meta["window"]
         self.window = ClipWindow(**held) if held else None
 
-    @property
-    def ids(self) -> set[str]:
+    def present(self) -> set[str]:
         """Ids of all clips in the store."""
         return set(self._file)
 
