@@ -39,19 +39,19 @@ from sslib import datasets, features, metrics
 from sslib.data import media, prepare, store
 from sslib.data.layout import SPLIT_FRACTION, Layout, video_of
 from sslib.data.media import ClipWindow
-from sslib.report import figures as viz
-from sslib.report import text as presentation
+from sslib.report import figures, text
+from sslib.report.text import show
 from sslib.stamps import scenes
 
 import ipywidgets
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import HTML, Audio, Markdown, display
+from IPython.display import Audio, display
 
+# %%
 settings = configuration.load(config, overrides)
-data, layout = settings.data, Layout(settings.data.root)
-rate = data.sample_rate
+data, layout, rate = settings.data, Layout(settings.data.root), settings.data.sample_rate
 
 # %% [markdown]
 # ## The material
@@ -64,17 +64,8 @@ rate = data.sample_rate
 library = scenes.open_library(data) if data.stamps else None
 source = f"the folder `{data.root.name}` as it is"
 source = f"the videos in `{data.raw.name}`" if data.raw else source
-display(
-    Markdown(
-        f"This experiment uses {'the embedded data set, Stamps' if data.stamps else source}."
-    )
-)
-style = "background:#fff3cd; border:2px solid #b8860b; border-radius:4px; padding:.8rem 1rem; color:#5c4700"
-if library and library.generated:
-    text = """<b>Generated clips, not real data.</b> Shapes are drawn and sounds synthesized: the configuration asks
-    for it, or no media could be had. Every number here and on the following pages shows that the workbook runs. None
-    says anything about the method."""
-    display(HTML(f'<div role="note" style="{style}">{text}</div>'))
+source = "the embedded data set, Stamps" if library else source
+show(f"This experiment uses {source}.", text.generated_note(library and library.generated))
 
 # %% [markdown] tags=["optional"]
 # ### Stamps
@@ -85,75 +76,47 @@ if library and library.generated:
 
 # %%
 if library:
-    items = [("pictures", item) for item in library.pictures] + [
-        ("recordings", item) for item in library.sounds
-    ]
-    material = pd.DataFrame(
-        [(f"{item.instance} {kind}", item.class_name) for kind, item in items]
-    )
-    material.columns = ["material", "class"]
-    display(
-        material.groupby("material")["class"]
-        .agg(files="size", classes="nunique")
-        .rename_axis(None)
-    )
+    kinds = {"pictures": library.pictures, "recordings": library.sounds}
+    items = [(f"{i.instance} {kind}", i.class_name) for kind in kinds for i in kinds[kind]]
+    files = pd.DataFrame(items, columns=["material", "class"])
+    counts = files.groupby("material")["class"].agg(files="size", classes="nunique")
     missing = "".join(f"\n- missing: `{name}`" for name in library.missing)
-    display(
-        Markdown(
-            f"{material['class'].nunique()} classes, and {len(library.backgrounds)} places for them to stand in. "
-            f"{len(library.missing) or 'No'} files that the manifest pins are missing.{missing}"
-        )
+    show(
+        counts.rename_axis(None),
+        f"{files['class'].nunique()} classes, and {len(library.backgrounds)} places for them to stand in. "
+        f"{len(library.missing) or 'No'} files that the manifest pins are missing.{missing}",
     )
 
 # %% [markdown] tags=["optional"]
 # ### Pictures
 #
-# One cut-out of each class on grey, and where the class has a new instance, that one right after it.
+# One cut-out of each class on grey, and where the class has a new instance, that one right after it: a test on those
+# asks whether the class was learnt or one picture.
 
 # %%
 if library:
-    first = {(p.class_name, p.instance): p.rgba for p in reversed(library.pictures)}
-    paired = {name for name, instance in first if instance == "new"}
-    order = sorted(first, key=lambda key: (key[0] not in paired, key))[:64]
-    opacity = [first[key][..., 3:] / 255 for key in order]
-    sheet = [
-        first[key][..., :3] * a + 128 * (1 - a) for key, a in zip(order, opacity, strict=True)
-    ]
-    titles = [
-        {"known": name.replace("_", " "), "new": "… new"}[instance] for name, instance in order
-    ]
-    display(
-        viz.contact_sheet([image.astype(np.uint8).transpose(2, 0, 1) for image in sheet], titles)
-    )
-    text = f"{len(order)} of {len(library.pictures)} cut-outs. {len(paired)} of {material['class'].nunique()} classes"
-    display(
-        Markdown(
-            f"{text} have a new instance: a test on those asks whether the class was learnt or one picture."
-        )
+    renewed = {picture.class_name for picture in library.pictures if picture.instance == "new"}
+    shown = min(64, len({(p.class_name, p.instance) for p in library.pictures}))
+    count = f"{len(renewed)} of {files['class'].nunique()} classes have a new instance."
+    show(
+        figures.cutouts(library.pictures, most=64),
+        f"{shown} of {len(library.pictures)} cut-outs. {count}",
     )
 
 # %% [markdown] tags=["optional"]
 # ### Places
 #
-# Backgrounds are divided between the splits, so that no test scene stands in a place that training shows.
+# Backgrounds are divided between the splits, so that no test scene stands in a place that training shows (both tests
+# share theirs).
 
 # %%
+parts = ("train", "val", "test") if library else ()
+use = {name: part for part in parts for name in scenes.background_names(library, part)}
 if library:
-    parts = ("train", "val", "test")
-    use = {name: part for part in parts for name in scenes.background_names(library, part)}
-    places = sorted(library.backgrounds, key=lambda place: parts.index(use[place.name]))
-    some = [places[i] for i in np.linspace(0, len(places) - 1, min(24, len(places))).astype(int)]
-    titles = [
-        f"{use[place.name]}: {place.name.replace(':', '/').split('/')[-1]:.15}" for place in some
-    ]
-    display(
-        viz.contact_sheet([place.rgb.transpose(2, 0, 1) for place in some], titles, columns=6)
-    )
-    words = [f"{count} for {part}" for part, count in pd.Series(use).value_counts().items()]
-    display(
-        Markdown(
-            f"{len(some)} of {len(places)} places; {', '.join(words)} (both tests share theirs)."
-        )
+    counts = [f"{count} for {part}" for part, count in pd.Series(use).value_counts().items()]
+    show(
+        figures.places(library.backgrounds, use),
+        f"{min(24, len(use))} of {len(use)} places; {', '.join(counts)}.",
     )
 
 # %% [markdown] tags=["optional"]
@@ -163,46 +126,38 @@ if library:
 # It is listed as recorded; composing sets it anew, so that loudness tells nothing about the class.
 
 # %%
-if library:
-    sounds = pd.DataFrame(
-        {
-            "class": sound.class_name,
-            "recording": sound.name.replace(":", "/").split("/")[-1],
-            "instance": sound.instance,
-            "seconds": len(sound.waveform) / rate,
-            "level, dBFS": 10 * np.log10(np.mean(sound.waveform**2) + 1e-12),
-        }
-        for sound in library.sounds
-    )
-    display(sounds.head(12).style.hide().format({"seconds": "{:.2f}", "level, dBFS": "{:.1f}"}))
+sounds = library.sounds if library else ()
+table = pd.DataFrame(
+    {
+        "class": sound.class_name,
+        "recording": sound.name.replace(":", "/").split("/")[-1],
+        "instance": sound.instance,
+        "seconds": len(sound.waveform) / rate,
+        "level, dBFS": 10 * np.log10(np.mean(sound.waveform**2) + 1e-12),
+    }
+    for sound in sounds
+)
+if len(table):
+    show(table.head(12).style.hide().format({"seconds": "{:.2f}", "level, dBFS": "{:.1f}"}))
 
 # %%
-if library:
-    length, level = sounds["seconds"], sounds["level, dBFS"]
-    short = (length < data.seconds).mean()
-    text = f"The first {min(12, len(sounds))} of {len(sounds)}. Recordings last {length.min():.2f} to "
-    text += f"{length.max():.2f} s, half of them at most {length.median():.2f} s; {short:.0%} are shorter than the "
-    text += f"{data.seconds:g} s of a clip and are repeated there. Levels span {level.max() - level.min():.0f} dB."
-    display(Markdown(text))
+if len(table):
+    length, level = table["seconds"], table["level, dBFS"]
+    show(
+        f"The first {min(12, len(table))} of {len(table)}. Recordings last {length.min():.2f} to "
+        f"{length.max():.2f} s, half of them at most {length.median():.2f} s; "
+        f"{(length < data.seconds).mean():.0%} are shorter than the {data.seconds:g} s of a clip and are "
+        f"repeated there. Levels span {level.max() - level.min():.0f} dB."
+    )
 
 # %% [markdown] tags=["optional"]
 # Six of them to listen to, three seconds at most:
 
 # %%
-if library:
-    players = []
-    for sound in [
-        library.sounds[i] for i in np.linspace(0, len(library.sounds) - 1, 6).astype(int)
-    ]:
-        player = Audio(sound.waveform[: 3 * rate], rate=rate)._repr_html_()
-        players.append(
-            f"<figure><figcaption>{sound.class_name} ({sound.instance})</figcaption>{player}</figure>"
-        )
-    display(
-        HTML(
-            f'<div style="display:grid; grid-template-columns:repeat(3, 1fr)">{"".join(players)}</div>'
-        )
-    )
+if sounds:
+    some = [sounds[i] for i in np.linspace(0, len(sounds) - 1, 6).astype(int)]
+    titles = [f"{sound.class_name} ({sound.instance})" for sound in some]
+    show(text.players(titles, [sound.waveform[: 3 * rate] for sound in some], rate))
 
 # %% [markdown]
 # ## The data folder
@@ -228,10 +183,8 @@ if library:
 # %%
 if data.stamps:
     scenes.write(data, library)
-    text = (
-        f"The folder holds {len(layout.present()):,} clips; those of one scene share its picture."
-    )
-    display(Markdown(text))
+    count = len(layout.present())
+    show(f"The folder holds {count:,} clips; those of one scene share its picture.")
 
 # %% [markdown] tags=["optional"]
 # ### Videos
@@ -240,81 +193,67 @@ if data.stamps:
 # with a reason; `manifest.csv` has a row for every one. Running again does what is missing or changed.
 
 # %%
-if data.raw:
-    rates = {"frame_rate": data.frame_rate, "sample_rate": rate}
-    prepare.prepare(data.raw, data.root, **rates, workers=os.cpu_count() or 1)
-listing, manifest = data.root / "manifest.csv", None
-PANELS = {
+MEASURED = {
     "seconds": "length, s",
     "frame_rate": "pictures a second",
     "rms_dbfs": "loudness, dBFS (RMS)",
 }
+if data.raw:
+    rates = {"frame_rate": data.frame_rate, "sample_rate": rate}
+    prepare.prepare(data.raw, data.root, **rates, workers=os.cpu_count() or 1)
+listing = data.root / "manifest.csv"
+manifest = pd.DataFrame(columns=["id", "source", "outcome", "reason", "notes", *MEASURED])
 if listing.exists():
     manifest = pd.read_csv(listing, dtype=str, keep_default_na=False)
-    ready = manifest[manifest["outcome"] == "ok"]
-    measures = ready.assign(**{key: pd.to_numeric(ready[key]) for key in PANELS})
-    rejected = manifest[manifest["outcome"] != "ok"]
-    text = f"**{len(ready):,} of {len(manifest):,} files are ready**, {len(rejected):,} are not. "
-    display(Markdown(text + "Hidden files are not looked at."))
-    left = {"selector": "th, td", "props": "text-align: left"}
-
+ready = manifest[manifest["outcome"] == "ok"]
+rejected = manifest[manifest["outcome"] != "ok"]
+total = f"**{len(ready):,} of {len(manifest):,} files are ready**, {len(rejected):,} are not. "
+show(total + "Hidden files are not looked at." if len(manifest) else "")
 
 # %% [markdown] tags=["optional"]
 # Files that did not become clips, and why:
 
 # %%
-if manifest is not None and len(rejected):
-    shown = rejected[["source", "reason"]].replace({"\n": "↵"}, regex=True)
-    shown = shown.set_axis(["file", "reason"], axis=1).head(60)
-    display(shown.style.hide().format(escape="html").set_table_styles([left]))
-    kinds = rejected["reason"].str.partition(" (")[0].value_counts()
-    text = f"The most frequent reason, “{kinds.index[0]}”, holds for {kinds.iloc[0]:,} "
-    text += f"of {len(rejected):,} files"
-    if len(rejected) > len(shown):
-        text += f"; {len(rejected) - len(shown):,} more are in `manifest.csv`"
-    display(Markdown(f"{text}. A file that is mended or renamed is taken up by the next run."))
-
+if len(rejected):
+    table = text.file_table(rejected.rename(columns={"source": "file"})[["file", "reason"]][:60])
+    show(table, text.rejected_files(rejected["reason"], shown=60))
 
 # %% [markdown] tags=["optional"]
 # Clips with something to know about them:
 
 # %%
-if manifest is not None and (ready["notes"] != "").any():
-    noted = ready.loc[ready["notes"] != "", ["source", "notes"]]
-    noted = noted.set_axis(["file", "note"], axis=1)
-    display(noted.head(30).style.hide().format(escape="html").set_table_styles([left]))
-    text = f"{min(30, len(noted))} of {len(noted):,} such clips. "
-    display(Markdown(text + "Sound that ends before the pictures is not filled up."))
-
+noted = ready[ready["notes"] != ""].rename(columns={"source": "file", "notes": "note"})
+if len(noted):
+    count = f"{min(30, len(noted))} of {len(noted):,} such clips. "
+    end = "Sound that ends before the pictures is not filled up."
+    show(text.file_table(noted[["file", "note"]][:30]), count + end)
 
 # %% [markdown] tags=["optional"]
 # How long, how fast and how loud the ready ones are; lengths and rates are counted in the pictures, not taken from what
 # the file claims:
 
 # %%
-if manifest is not None and len(ready):
-    display(viz.histograms(measures, PANELS))
-    seconds, rates, level = (measures[key] for key in PANELS)
-    text = f"Clips last {seconds.min():.1f} to {seconds.max():.1f} s, half of them at least "
-    text += f"{seconds.median():.1f} s; {(seconds < data.seconds).mean():.0%} are shorter than "
-    text += f"the {data.seconds:g} s of sound that is used, which is repeated there. "
-    text += f"Pictures come at {rates.min():.4g} to {rates.max():.4g} a second, of which "
-    text += f"{data.frame_rate:g} a second are kept. "
-    text += f"Loudness spans {level.max() - level.min():.0f} dB."
-    display(Markdown(text))
-
+if len(ready):
+    seconds, rates, level = (pd.to_numeric(ready[column]) for column in MEASURED)
+    show(
+        figures.histograms(ready[list(MEASURED)].apply(pd.to_numeric), MEASURED),
+        f"Clips last {seconds.min():.1f} to {seconds.max():.1f} s, half of them at least {seconds.median():.1f} s; "
+        f"{(seconds < data.seconds).mean():.0%} are shorter than the {data.seconds:g} s of sound that is used, which "
+        f"is repeated there. Pictures come at {rates.min():.4g} to {rates.max():.4g} a second, of which "
+        f"{data.frame_rate:g} a second are kept. Loudness spans {level.max() - level.min():.0f} dB.",
+    )
 
 # %% [markdown] tags=["optional"]
 # Some of them, evenly over all names, with the picture in the middle and three seconds of sound at most:
 
 # %%
-if manifest is not None and len(ready):
-    chosen = np.unique(np.linspace(0, len(ready) - 1, 6).astype(int))
-    some = [ready["id"].iloc[i] for i in chosen]
-    heard = [media.read_audio(layout.audio(clip_id), rate)[: 3 * rate] for clip_id in some]
+if len(ready):
+    some = ready["id"].iloc[np.unique(np.linspace(0, len(ready) - 1, 6).astype(int))].tolist()
+    heard = [
+        media.read_audio(layout.audio(clip_id), rate)[: 3 * rate] / 32768 for clip_id in some
+    ]
     frames = [list(layout.frames(clip_id).values()) for clip_id in some]
-    frames = [paths[len(paths) // 2] for paths in frames]
-    display(presentation.players(some, [wave / 32768 for wave in heard], rate, frames))
+    show(text.players(some, heard, rate, [paths[len(paths) // 2] for paths in frames]))
 
 # %% [markdown] tags=["optional"]
 # ### Lists
@@ -328,14 +267,12 @@ if data.raw:
     made = layout.write_missing_splits(splits)
     listed = {clip_id for split in splits for clip_id in layout.ids(split)}
     others = ", ".join(f"`{split}`" for split in splits[1:])
-    text = "There were none: " if made else "Those that are there are used. Without them: "
-    text += f"{SPLIT_FRACTION:.0%} of the videos each for {others}, the rest for `{data.train}`, in the "
-    text += "order of a hash of their names; clips of one YouTube video (`ID_000030`) stay "
-    text += (
-        f"together. To divide them otherwise, write `splits/{data.train}.txt` and the others. "
+    show(
+        ("There were none: " if made else "Those that are there are used. Without them: ")
+        + f"{SPLIT_FRACTION:.0%} of the videos each for {others}, the rest for `{data.train}`, in the order of a hash of "
+        "their names; clips of one YouTube video (`ID_000030`) stay together. To divide them otherwise, write "
+        f"`splits/{data.train}.txt` and the others. {len(set(ready['id']) - listed):,} ready clips are in no list."
     )
-    text += f"{len(set(ready['id']) - listed):,} ready clips are in no list."
-    display(Markdown(text))
 
 # %% [markdown]
 # ### What the lists hold
@@ -344,16 +281,13 @@ if data.raw:
 # their picture, where that is known.
 
 # %%
-unknown = dict.fromkeys(
-    ("class", "recording", "picture", "background", "scene", "objects", "boxes")
-)
+KNOWN = ("class", "recording", "picture", "background", "scene", "objects", "boxes")
 rows = []
 for split in splits:
-    known = layout.annotations(split)
-    rows += [
-        unknown | known.get(clip_id, {}) | {"split": split, "clip_id": clip_id}
-        for clip_id in layout.ids(split)
-    ]
+    annotations = layout.annotations(split)
+    for clip_id in layout.ids(split):
+        known = dict.fromkeys(KNOWN) | annotations.get(clip_id, {})
+        rows.append(known | {"split": split, "clip_id": clip_id})
 clips = pd.DataFrame(rows)
 clips["number"] = [len(objects) if objects else 0 for objects in clips["objects"]]
 clips["video"] = clips["clip_id"].map(video_of) if data.raw else None
@@ -366,15 +300,8 @@ objects = (
     pd.crosstab(clips["split"], clips["number"]).loc[splits].drop(columns=0, errors="ignore")
 )
 objects.columns = [f"{number} object{'s' * (number > 1)}" for number in objects]
-display(pd.concat([counts.loc[:, counts.any()], objects], axis=1).rename_axis(None))
-there = clips["clip_id"].isin(layout.present())
-text = f"The lists name {len(clips):,} clips: {there.sum():,} of {len(clips):,} present."
-if several := (clips.loc[clips["split"] == data.train, "number"] > 1).mean():
-    text += f" {several:.0%} of those for training show several objects."
-for split, group in clips[~there].groupby("split", sort=False):
-    some = ", ".join(f"`{clip_id}`" for clip_id in group["clip_id"][:5])
-    text += f"\n- {len(group):,} of `{split}` are missing: {some}{' …' * (len(group) > 5)}"
-display(Markdown(text))
+table = pd.concat([counts.loc[:, counts.any()], objects], axis=1).rename_axis(None)
+show(table, text.presence(clips, layout.present(), data.train))
 warnings.filterwarnings("ignore", "list .* present")  # it has just been said
 
 # %% [markdown]
@@ -383,15 +310,14 @@ warnings.filterwarnings("ignore", "list .* present")  # it has just been said
 # Training clips are pictures above the spectrogram of their sound, under their class where it is known, else their id;
 # nothing marks where the sound comes from.
 
-# %%
+# %% tags=["teach"]
 training = datasets.AVDataset(settings, data.train, loader="folders")
 some = [training[i] for i in np.linspace(0, len(training) - 1, 6).astype(int)]
-heard = features.spectrograms(torch.stack([clip["waveform"] for clip in some]), settings)[
-    :, 0
-]  # (B, F, T)
+waveforms = torch.stack([clip["waveform"] for clip in some])
+heard = features.spectrograms(waveforms, settings)[:, 0]  # (B, F, T)
 classes = clips.set_index("clip_id")["class"].to_dict()
-titles = [viz.printable(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
-viz.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.numpy())
+titles = [figures.printable(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
+figures.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.numpy())
 
 # %% [markdown] tags=["optional"]
 # Test clips come with the outline of the sounding object (green) and its box (dashed); clips of one scene stand side by
@@ -401,12 +327,11 @@ viz.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.numpy(
 annotated = bool(layout.annotations(data.tests[0]))
 test = datasets.AVDataset(settings, data.tests[0], annotated=annotated, loader="folders")
 some = [test[i] for i in range(min(6, len(test)))]
-masks = [clip["mask"].numpy() if clip.get("mask") is not None else None for clip in some]
-boxes = [clip.get("boxes", []) for clip in some]
-titles = [f"sound: {classes[clip['clip_id']] or clip['clip_id']}" for clip in some]
 if annotated:
-    pictures = [clip["image"].numpy() for clip in some]
-    display(viz.localization(pictures, {}, boxes, masks, titles))
+    images = [clip["image"].numpy() for clip in some]
+    masks = [None if clip["mask"] is None else clip["mask"].numpy() for clip in some]
+    titles = [f"sound: {classes[clip['clip_id']] or clip['clip_id']}" for clip in some]
+    show(figures.localization(images, {}, [clip["boxes"] for clip in some], masks, titles))
 
 # %% [markdown]
 # ## Can it be trusted?
@@ -419,23 +344,23 @@ if annotated:
 # A class that sounds more often than others would be a guess that pays.
 
 # %%
-named = clips[clips["class"].notna()]
-balance = named.groupby(["split", "class"], sort=False).size().groupby("split", sort=False)
-balance = balance.agg(["count", "min", "median", "max"]).rename_axis(None)
+named = clips[clips["class"].notna()].groupby(["split", "class"], sort=False).size()
+balance = named.groupby("split", sort=False).agg(["count", "min", "median", "max"])
 balance.columns = ["classes", "clips of the rarest", "of the median", "of the most frequent"]
 if data.train in balance.index:
-    display(balance.astype(int))
-    classes, rare, _, frequent = balance.loc[data.train]
+    classes_, rare, _, frequent = balance.loc[data.train]
     share = frequent / (clips["split"] == data.train).sum()
-    text = f"In `{data.train}` the most frequent class sounds {frequent / rare:.1f} times as often as the rarest."
-    text += f" Always naming it would be right in {share:.1%} of the clips, against {1 / classes:.1%} by chance."
-    display(Markdown(text))
+    show(
+        balance.rename_axis(None).astype(int),
+        f"In `{data.train}` the most frequent class sounds {frequent / rare:.1f} times as often as the rarest. "
+        f"Always naming it would be right in {share:.1%} of the clips, against {1 / classes_:.1%} by chance.",
+    )
 
 # %% [markdown] tags=["optional"]
 # ### Sizes
 #
 # The share of the picture inside the sounding object's boxes should be spread as in VGG-SS, whose quantiles
-# are the black dots.
+# are the black dots. (Large objects of Stamps lose area to the rim of the picture and to others.)
 
 # %%
 boxed = clips[clips["boxes"].notna()]
@@ -443,28 +368,15 @@ boxed = boxed.assign(area=[metrics.box_map(boxes).mean() for boxes in boxed["box
 areas = {split: group["area"].to_numpy() for split, group in boxed.groupby("split", sort=False)}
 levels, reference = scenes.AREA_QUANTILES
 if areas:
-    display(viz.cumulative(areas, (reference, levels), "share of the picture inside the boxes"))
-    inner = slice(1, -1)  # without smallest and largest
-    quantiles = pd.DataFrame(
-        {split: np.quantile(values, levels[inner]) for split, values in areas.items()}
-    )
-    quantiles["VGG-SS"] = reference[inner]
-    display(quantiles.set_axis([f"{level:.0%} below" for level in levels[inner]]).T.round(3))
+    show(figures.cumulative(areas, (reference, levels), "share of the picture inside the boxes"))
 
 # %%
 if areas:
-    apart = quantiles.drop(columns="VGG-SS").sub(quantiles["VGG-SS"], axis=0).stack()
-    furthest, split = apart.abs().idxmax()
-    small = ", ".join(
-        f"{(values < 0.25).mean():.0%} of `{split}`" for split, values in areas.items()
-    )
-    text = f"The {levels[inner][furthest]:.0%} quantile of `{split}` lies furthest from that of VGG-SS, by "
-    text += f"{apart[furthest, split]:+.2f}".replace("-", "−")
-    if data.stamps:
-        text += "; large objects lose area to the rim of the picture and to others"
-    text += f". Boxes below a quarter of the picture are {small}. There a map that claims half of the picture cannot reach "
-    text += r"$\mathrm{IoU} \ge \frac{1}{2}$, however good it is: notebook 04 also uses a threshold that adapts."
-    display(Markdown(text))
+    inner = slice(1, -1)  # without smallest and largest
+    found = {split: np.quantile(values, levels[inner]) for split, values in areas.items()}
+    quantiles = pd.DataFrame(found | {"VGG-SS": reference[inner]}, index=levels[inner])
+    table = quantiles.rename(index=lambda level: f"{level:.0%} below").T.round(3)
+    show(table, text.area_gap(quantiles, areas))
 
 # %% [markdown] tags=["optional"]
 # ### No clue but the sound
@@ -473,59 +385,38 @@ if areas:
 # once more here, from their seed, with the outlines of *all* objects. The rank of the sounding one is $r = 0$ for the
 # smallest (or the first pasted) and $r = 1$ for the largest (or the last); $\bar r = \frac{1}{2}$ gives nothing away.
 
-# %%
+# %% tags=["teach"]
 ranks, again = [], []
-if data.stamps:
-    available, annotations = scenes.pool(library, "train"), layout.annotations("train")
-    several = [
-        scene for scene in scenes.plan(library, "train", data.stamps) if len(scene.classes) > 1
-    ][:200]
-    for scene in several:
-        composed, (clip,) = scenes.make_scene(
-            available, scene, data.stamps.seed, data.stamps.height
-        )
-        area, last = (
-            np.array([placed.mask.sum() for placed in composed.objects]),
-            len(scene.classes) - 1,
-        )
-        ranks.append((clip.sound.name, (area < area[clip.place]).sum() / last, clip.place / last))
-        box = scenes.bounding_box(composed.objects[clip.place].mask)
-        again.append(annotations[clip.clip_id]["boxes"] == [box])
+plans = scenes.plan(library, "train", data.stamps) if data.stamps else []
+for plan in [plan for plan in plans if len(plan.classes) > 1][:200]:
+    available = scenes.pool(library, "train")
+    scene, (clip,) = scenes.make_scene(available, plan, data.stamps.seed, data.stamps.height)
+    area, last = np.array([placed.mask.sum() for placed in scene.objects]), len(plan.classes) - 1
+    by_area = (area < area[clip.place]).sum() / last
+    ranks.append((clip.sound.name, by_area, clip.place / last))
+    box = scenes.bounding_box(scene.objects[clip.place].mask)
+    again.append(layout.annotations("train")[clip.clip_id]["boxes"] == [box])
 ranks = pd.DataFrame(ranks, columns=["recording", "by area", "by order of pasting"])
-if len(ranks):
-    display(Markdown(f"{len(ranks)} such scenes were composed again."))
+show(f"{len(ranks)} such scenes were composed again." if len(ranks) else "")
 
 # %% [markdown] tags=["optional"]
 # Mean rank of the sounding object above the ½ of pure chance, with its 99 % interval:
 
-# %%
+# %% tags=["teach"]
 if len(ranks):
-    found = {
-        name: metrics.bootstrap(ranks[name] - 0.5, ranks["recording"], confidence=0.99)
-        for name in ranks.columns[1:]
-    }
     table = pd.DataFrame(
-        [{"rank": name} | interval._asdict() for name, interval in found.items()]
+        {"rank": name}
+        | metrics.bootstrap(ranks[name] - 0.5, ranks["recording"], confidence=0.99)._asdict()
+        for name in ("by area", "by order of pasting")
     )
-    display(
-        viz.intervals(
+    same = (
+        f" {sum(again)} of {len(again)} scenes came out with the very box that the folder holds: "
+    )
+    show(
+        figures.intervals(
             table, "rank", xlabel="mean rank of the sounding object, minus ½", zero=True
-        )
-    )
-    words = ", ".join(
-        f"{name} {i.value:+.2f} [{i.low:+.2f}, {i.high:+.2f}]" for name, i in found.items()
-    )
-    fair = all(i.low <= 0 <= i.high for i in found.values())
-    verdict = (
-        "no sign that either tells which object sounds"
-        if fair
-        else "**one betrays the sounding object**"
-    )
-    text = f"In {len(ranks)} scenes: {words}: {verdict}. {sum(again)} of {len(again)} scenes came out".replace(
-        "-", "−"
-    )
-    display(
-        Markdown(f"{text} with the very box that the folder holds: the seed decides everything.")
+        ),
+        text.sounding_ranks(table, len(ranks)) + same + "the seed decides everything.",
     )
 
 # %% [markdown]
@@ -535,38 +426,29 @@ if len(ranks):
 # known. Where scenes are known, each test picture must be shown once with each of its objects' sounds: a rule that does
 # not listen then points at the same place each time and is right for one of them at most. Every line must be 0.
 
-# %%
-parts = {split: group for split, group in clips.groupby("split")}
-pairs = [
-    (split, kind, data.train)
-    for split in (data.val, *data.tests)
-    for kind in ("clip_id", "video", "scene", "background")
-]
-if "test_new_instances" in data.tests:
-    others = [split for split in splits if split != "test_new_instances"]
-    pairs += [
-        ("test_new_instances", kind, split)
-        for split in others
-        for kind in ("picture", "recording")
-    ]
-checks = {}
+# %% tags=["teach"]
+SHARED = ("clip_id", "video", "scene", "background")
+pairs = [(split, kind, data.train) for split in (data.val, *data.tests) for kind in SHARED]
+if (new := "test_new_instances") in data.tests:
+    others = [split for split in splits if split != new]
+    pairs += [(new, kind, split) for split in others for kind in ("picture", "recording")]
+checks, values = {}, clips.set_index("split")
 for split, kind, other in pairs:
-    mine, theirs = set(parts[split][kind].dropna()), set(parts[other][kind].dropna())
+    mine, theirs = (set(values.loc[[name], kind].dropna()) for name in (split, other))
     if mine and theirs:  # a folder of other data may not say
         checks[f"{names[kind]} of {split} that are in {other}"] = len(mine & theirs)
+
+# %% tags=["teach"]
 if len(boxed):
     scene = clips[clips["split"].isin(data.tests) & (clips["number"] > 0)].groupby("scene")
-    checks["test scenes in which not every object sounds"] = (
-        scene["class"].nunique() < scene["number"].first()
-    ).sum()
+    silent = scene["class"].nunique() < scene["number"].first()
+    checks["test scenes in which not every object sounds"] = silent.sum()
 if again:
     checks["training scenes that come out differently from their seed"] = len(again) - sum(again)
-display(pd.DataFrame({"found": checks}))
+show(pd.DataFrame({"found": checks}))
 broken = [name for name, count in checks.items() if count]
 assert not broken, f"the data cannot be trusted: {broken}"
-display(
-    Markdown(f"All {len(checks)} lines are 0; with any other number this notebook stops here.")
-)
+show(f"All {len(checks)} lines are 0; with any other number this notebook stops here.")
 
 # %% [markdown]
 # ## The store
@@ -576,7 +458,6 @@ display(
 # needs stays as it is.
 
 # %%
-text = "This configuration reads the frames and sounds themselves (`data.loader: folders`): no store is needed."
 if data.loader == "lmdb":
     cores = os.cpu_count() or 1
     written = store.ensure_store(data.root, ClipWindow.of(data), workers=cores)
@@ -584,13 +465,15 @@ if data.loader == "lmdb":
     assert not faults, faults
     shards = sorted((data.root / store.STORE_NAME).glob("*.lmdb"))
     size = sum(path.stat().st_size for path in shards) / 1e6
-    text = f"The store has {size:,.1f} MB in {len(shards)} file{'s' * (len(shards) > 1)}. "
-    text += (
-        "It was written now, then read again: all of it is what was written."
-        if written
-        else "It was there."
+    again_read = "It was written now, then read again: all of it is what was written."
+    show(
+        f"The store has {size:,.1f} MB in {len(shards)} file{'s' * (len(shards) > 1)}. "
+        + (again_read if written else "It was there.")
     )
-display(Markdown(text))
+else:
+    show(
+        "This configuration reads the frames and sounds themselves (`data.loader: folders`): no store is needed."
+    )
 
 # %% [markdown] tags=["optional"]
 # Clips from every list, read from files and from the store, must be equal sample by sample and pixel by pixel.
@@ -605,8 +488,7 @@ for split in splits if data.loader == "lmdb" else []:
         assert torch.equal(one["image"], other["image"]), one["clip_id"]
         assert torch.equal(one["waveform"], other["waveform"]), one["clip_id"]
         compared += 1
-if compared:
-    display(Markdown(f"{compared} clips were compared, and are."))
+show(f"{compared} clips were compared, and are." if compared else "")
 
 # %% [markdown]
 # ## One clip in detail
@@ -618,21 +500,22 @@ if compared:
 #
 # A test clip as the model gets it: the squashed picture, the sound cut to length, and what the front end makes of it.
 
-# %%
+# %% tags=["teach"]
 clip = test[0]
-spectrogram = features.spectrograms(clip["waveform"][None], settings)[0, 0]
-kind = {"mel": "mel band", "spectrogram": f"bin of {rate / settings.front_end.window:.1f} Hz"}[
-    settings.front_end.kind
-]
-wave = clip["waveform"].numpy() / 32768
-display(viz.clip_detail(clip["image"].numpy(), wave, spectrogram.numpy(), data.seconds, kind))
-frames = len(layout.frames(clip["clip_id"]))
-text = f"`{clip['clip_id']}`: {frames} frame{'s' * (frames > 1)} at {data.frame_rate:g} a second"
-text += ", a still that stands for every moment; " if frames == 1 else "; "
-text += f"{len(wave):,} samples at {rate:,} Hz become {spectrogram.shape[0]} bands of {spectrogram.shape[1]} frames, "
-step = 1000 * settings.front_end.hop / rate
-text += f"one every {step:.1f} ms. The picture is {clip['image'].shape[2]} pixels square."
-display(Markdown(text))
+spectrogram = features.spectrograms(clip["waveform"][None], settings)[0, 0].numpy()  # (F, T)
+waveform = clip["waveform"].numpy() / 32768
+front_end = settings.front_end
+kind = "mel band" if front_end.kind == "mel" else f"bin of {rate / front_end.window:.1f} Hz"
+figures.clip_detail(clip["image"].numpy(), waveform, spectrogram, data.seconds, kind)
+
+# %%
+count = len(layout.frames(clip["clip_id"]))
+still = ", a still that stands for every moment" if count == 1 else ""
+show(
+    f"`{clip['clip_id']}`: {count} frame{'s' * (count > 1)} at {data.frame_rate:g} a second{still}; "
+    f"{len(waveform):,} samples at {rate:,} Hz become {spectrogram.shape[0]} bands of {spectrogram.shape[1]} "
+    f"frames, one every {1000 * front_end.hop / rate:.1f} ms. The picture is {clip['image'].shape[2]} pixels square."
+)
 
 # %% [markdown]
 # ## Look around
@@ -640,25 +523,20 @@ display(Markdown(text))
 # Choose any of the first thousand clips (in JupyterLab; a saved page shows no menu, and the figures above stand for it).
 
 # %%
-ids = {
-    clip_id: (split, index) for split in splits for index, clip_id in enumerate(layout.ids(split))
-}
-menu, view = (
-    ipywidgets.Dropdown(options=list(ids)[:1000], description="clip"),
-    ipywidgets.Output(),
-)
+places = {clip_id: (split, i) for split in splits for i, clip_id in enumerate(layout.ids(split))}
+menu = ipywidgets.Dropdown(options=list(places)[:1000], description="clip")
+view = ipywidgets.Output()
 
 
-def show(change):
-    split, index = ids[menu.value]
+@view.capture(clear_output=True, wait=True)
+def update(change):
+    split, index = places[menu.value]
     clip = datasets.AVDataset(settings, split, loader="folders")[index]
-    wave = clip["waveform"].numpy() / 32768
+    waveform = clip["waveform"].numpy() / 32768
     bands = features.spectrograms(clip["waveform"][None], settings)[0, 0].numpy()
-    with view:
-        view.clear_output(wait=True)
-        display(viz.clip_detail(clip["image"].numpy(), wave, bands, data.seconds, kind))
-        display(Audio(clip["waveform"].numpy(), rate=rate))
+    show(figures.clip_detail(clip["image"].numpy(), waveform, bands, data.seconds, kind))
+    show(Audio(waveform, rate=rate))
 
 
-menu.observe(show, names="value")
+menu.observe(update, names="value")
 display(menu, view)

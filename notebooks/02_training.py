@@ -33,22 +33,17 @@ retrain = False
 from sslib import checkpoint, datasets, engine, features, losses
 from sslib import config as configuration
 from sslib.model import SoundLocalizer
-from sslib.report import figures as viz
+from sslib.report import figures, text
+from sslib.report.text import show
 
 import pandas as pd
 import torch
-from IPython.display import Markdown, display
 
 settings = configuration.load(config, overrides)
 folder = configuration.experiment_folder(settings)
 data = datasets.AVDataset(settings, settings.data.train, train=True)
 info = data.layout.info()
-if info.get("generated"):
-    display(
-        Markdown(
-            "> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."
-        )
-    )
+show(text.generated_note(info.get("generated")))
 
 # %% [markdown]
 # ## What the network sees
@@ -56,18 +51,16 @@ if info.get("generated"):
 # A batch pairs each picture with the sound around its moment. The picture is squashed to a square, cropped at random
 # and mirrored; the sound becomes a short-time spectrum on a logarithmic scale.
 
-# %%
+# %% tags=["teach"]
 torch.manual_seed(settings.seed)
 size = min(settings.training.batch_size, len(data))
 batch = datasets.collate([data[index] for index in torch.randperm(len(data))[:size].tolist()])
 image = features.images(batch["image"], settings, augment=True)  # (B, 3, S, S)
 spectrogram = features.spectrograms(batch["waveform"], settings, augment=True)  # (B, 1, F, T)
-display(
-    Markdown(
-        f"{len(data):,} clips of *{info.get('name', data.layout.root.name)}*; a batch holds {size} pictures of "
-        f"{image.shape[-1]} × {image.shape[-1]} pixels and as many spectrograms of {spectrogram.shape[-2]} bands × "
-        f"{spectrogram.shape[-1]} frames."
-    )
+show(
+    f"{len(data):,} clips of *{info.get('name', data.layout.root.name)}*; a batch holds {size} pictures of "
+    f"{image.shape[-1]} × {image.shape[-1]} pixels and as many spectrograms of {spectrogram.shape[-2]} bands × "
+    f"{spectrogram.shape[-1]} frames."
 )
 
 # %% [markdown]
@@ -78,7 +71,7 @@ display(
 shown = min(8, size)
 deviation = torch.tensor(features.IMAGENET_STD)[:, None, None]
 mean = torch.tensor(features.IMAGENET_MEAN)[:, None, None]
-viz.contact_sheet(
+figures.contact_sheet(
     ((image[:shown] * deviation + mean).clamp(0, 1) * 255).byte().numpy(),
     [f"clip {number}" for number in range(1, shown + 1)],
     spectrogram[:shown, 0].numpy(),
@@ -95,7 +88,7 @@ viz.contact_sheet(
 # and the visual reasoning module looks at the picture alone: $K$ learned filters give node maps $M_k$, and each node
 # collects a feature $O_k = \sum_{xy} V_{xy} M_{k,xy}$ (paper, section 3.2).
 
-# %%
+# %% tags=["teach"]
 model = SoundLocalizer(settings.model)
 parameters = pd.DataFrame(
     [
@@ -113,7 +106,7 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # with the sound to stand apart from the others, the **divergence** loss wants the foreground nodes and the similarity
 # map to agree on where.
 
-# %%
+# %% tags=["teach"]
 model.train()
 output = model(image, spectrogram)
 logits = losses.pooled_similarity(
@@ -126,7 +119,7 @@ terms = {"localization": losses.localization(logits, settings.objective.symmetri
     "logits": tuple(logits.shape),
 }
 
-# %%
+# %% tags=["teach"]
 if output.node_maps is not None:
     objective = settings.objective
     ranking = losses.rank_nodes(output.node_features, output.audio)
@@ -138,34 +131,23 @@ if output.node_maps is not None:
         output.node_maps, ranking, objective.foreground, similarity, objective.divergence_mode
     )
 
-# %%
-total = sum(getattr(settings.objective, name) * value for name, value in terms.items())
+# %% tags=["teach"]
+weights = {name: getattr(settings.objective, name) for name in terms}
+total = sum(weights[name] * value for name, value in terms.items())
 total.backward()
 whole = losses.objective(output, model.scale, settings.objective).total
 assert torch.isclose(total, whole), "the step above must be the one that training takes"
-table = pd.DataFrame(
-    [
-        {
-            "loss": name,
-            "weight": getattr(settings.objective, name),
-            "value before training": value.item(),
-        }
-        for name, value in terms.items()
-    ]
-)
-table.style.format({"value before training": "{:.3f}"}).hide(axis="index")
+values = {name: value.item() for name, value in terms.items()}
+table = pd.DataFrame({"weight": weights, "value before training": values}).rename_axis(None)
+table.style.format({"weight": "{:g}", "value before training": "{:.3f}"})
 
 # %%
-chance = torch.tensor(float(size)).log().item()
-gradient = (
-    torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
-)
-display(
-    Markdown(
-        f"Telling {size} sounds apart by chance costs ln {size} = {chance:.2f} nats; the untrained network pays "
-        f"{terms['localization'].item():.2f}. The gradient of the weighted sum has norm {gradient:.2f} and reaches "
-        f"{sum(p.grad is not None for p in model.parameters())} of {len(list(model.parameters()))} parameter tensors."
-    )
+gradients = [p.grad for p in model.parameters() if p.grad is not None]
+norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+show(
+    f"Telling {size} sounds apart by chance costs ln {size} = {torch.tensor(float(size)).log():.2f} nats; the "
+    f"untrained network pays {values['localization']:.2f}. The gradient of the weighted sum has norm {norm:.2f} "
+    f"and reaches {len(gradients)} of {len(list(model.parameters()))} parameter tensors."
 )
 
 # %% [markdown]
@@ -173,7 +155,7 @@ display(
 
 # %%
 labels = list(range(1, shown + 1))
-viz.similarity_matrix(logits[:shown, :shown].detach().numpy(), labels)
+figures.similarity_matrix(logits[:shown, :shown].detach().numpy(), labels)
 
 # %% [markdown]
 # ## Training
@@ -188,82 +170,55 @@ history = pd.DataFrame(state["history"])
 model, _ = checkpoint.load_model(run / checkpoint.NAME)
 
 # %%
-last = history.iloc[-1]
-display(
-    Markdown(
-        f"{len(history)} epochs in {history['seconds'].sum() / 60:.1f} minutes "
-        f"({len(data) * len(history) / history['seconds'].sum():.0f} clips a second, validation included). "
-        f"In the last one {last['accuracy']:.0%} of the training pictures found their own sound among "
-        f"{size}; of the validation pictures {last['val_accuracy']:.0%} did among "
-        f"{settings.evaluation.batch_size}."
-    )
+last, seconds = history.iloc[-1], history["seconds"].sum()
+show(
+    f"{len(history)} epochs in {seconds / 60:.1f} minutes ({len(data) * len(history) / seconds:.0f} clips a second, "
+    f"validation included). In the last one {last['accuracy']:.0%} of the training pictures found their own sound "
+    f"among {size}; of the validation pictures {last['val_accuracy']:.0%} did among "
+    f"{settings.evaluation.batch_size}."
 )
 
 # %% [markdown]
 # The three losses over the epochs, as they were measured on the training batches.
 
 # %%
-viz.curves({"run": history}, {name: [name] for name in terms})
+figures.curves({"run": history}, {name: [name] for name in terms})
 
 # %% [markdown]
 # Did it learn, or learn by heart? The same quantities on clips it was not trained on; where the validation list has
 # boxes, they tell how often the map's highest point lies inside one.
 
 # %%
-viz.curves(
-    {"run": history},
-    {
-        "localization loss": ["localization", "val_loss"],
-        "own sound found": ["accuracy", "val_accuracy"],
-        "on the boxes": ["val_pointing", "val_success"],
-    },
-)
-
-# %%
-best = history.loc[history["val_loss"].idxmin()]
-rising = last["val_loss"] > best["val_loss"] * 1.02
-display(
-    Markdown(
-        f"The validation loss was lowest in epoch {best['epoch']:.0f} of {len(history)} ({best['val_loss']:.3f}; "
-        f"{last['val_loss']:.3f} at the end): "
-        + (
-            "it rises again, a sign of learning by heart."
-            if rising
-            else "it had not begun to rise."
-        )
-        + f" The learned scale went from {settings.model.initial_scale:.1f} to {last['scale']:.1f}."
-    )
-)
+panels = {
+    "localization loss": ["localization", "val_loss"],
+    "own sound found": ["accuracy", "val_accuracy"],
+    "on the boxes": ["val_pointing", "val_success"],
+}
+scale = f"The learned scale went from {settings.model.initial_scale:.1f} to {last['scale']:.1f}."
+show(figures.curves({"run": history}, panels), f"{text.overfitting(history)} {scale}")
 
 # %% [markdown]
 # ## What each node looks at
 #
 # The node maps of one validation picture, the nodes that were foreground most often first. They are made without
-# any sound; the percentage says how often a node was among the foreground nodes of late.
+# any sound; the percentage says how often a node was among the foreground nodes recently.
 
 # %%
-view = datasets.AVDataset(settings, settings.data.val)
-clip = view[0]
-picture = clip["image"].numpy()
-if model.reasoning is not None:
-    with torch.no_grad():
-        node_maps, _ = model.visual_reasoning(
-            model.encode_image(features.images(clip["image"][None], settings))
-        )
-    frequency = model.foreground_frequency.numpy()
-    display(viz.node_maps(picture, node_maps[0].numpy(), frequency, (-frequency).argsort()))
-
-# %%
-if model.reasoning is not None:
-    mostly = int((frequency >= 0.5).sum())
-    words = (
-        f"{mostly} of {len(frequency)} nodes are foreground for most sounds (at least half of the time); their mean "
-        f"is the map that localizes without sound. The most frequent one is foreground for {frequency.max():.0%} of "
-        f"the clips, the least frequent for {frequency.min():.0%}."
-    )
+clip = datasets.AVDataset(settings, settings.data.val)[0]
+if model.reasoning is None:
+    show("This is the base model: it has no visual reasoning module, and so no node maps.")
 else:
-    words = "This is the base model: it has no visual reasoning module, and so no node maps."
-display(Markdown(words))
+    with torch.no_grad():
+        visual = model.encode_image(features.images(clip["image"][None], settings))
+        maps, _ = model.visual_reasoning(visual)  # (1, K, h, w)
+    often = model.foreground_frequency.numpy()
+    mostly = (often >= 0.5).sum()
+    show(
+        figures.node_maps(clip["image"].numpy(), maps[0].numpy(), often, (-often).argsort()),
+        f"{mostly} of {len(often)} nodes are foreground for most sounds (at least half of the time); their mean is "
+        f"the map that localizes without sound. The most frequent one is foreground for {often.max():.0%} of the "
+        f"clips, the least frequent for {often.min():.0%}.",
+    )
 
 # %% [markdown]
 # ## The batch again, after training
@@ -277,13 +232,9 @@ with torch.no_grad():
     logits = losses.pooled_similarity(
         output.visual, output.audio, model.scale, settings.objective.pool
     )
-viz.similarity_matrix(logits[:shown, :shown].numpy(), labels)
-
-# %%
-found = (logits.argmax(dim=1) == torch.arange(size)).float().mean().item()
-display(
-    Markdown(
-        f"{found:.0%} of the {size} pictures of this batch now rank their own sound first. "
-        "How well it localizes on clips never seen is the question of [04 · Evaluation](04_evaluation.html)."
-    )
+found = (logits.argmax(dim=1) == torch.arange(size)).float().mean()
+show(
+    figures.similarity_matrix(logits[:shown, :shown].numpy(), labels),
+    f"{found:.0%} of the {size} pictures of this batch now rank their own sound first. How well it localizes on "
+    "clips never seen is the question of [04 · Evaluation](04_evaluation.html).",
 )

@@ -42,30 +42,18 @@ from sslib import config as configuration
 from sslib.data.layout import Layout
 from sslib.evaluation import comparison
 from sslib.evaluation.tables import MEASURES
-from sslib.report import figures as viz
-from sslib.report import workbook
-from sslib.report.text import format_interval, settled
+from sslib.report import figures, text, workbook
+from sslib.report.text import format_interval, show
 
 import pandas as pd
 import yaml
-from IPython.display import Markdown, display
 
 settings = configuration.load(config, overrides)
 variants, seeds = settings.ablations.variants, settings.ablations.seeds
 base = "base" if "base" in variants else next(iter(variants), None)
-info = Layout(settings.data.root).info()
-if info.get("generated"):
-    display(
-        Markdown(
-            "> **Generated clips.** Drawn shapes and synthesized sounds stand in for real media here."
-        )
-    )
-if not variants:
-    display(
-        Markdown(
-            "The configuration names no variants under `ablations`: there is nothing to compare."
-        )
-    )
+show(text.generated_note(Layout(settings.data.root).info().get("generated")))
+none = "The configuration names no variants under `ablations`: there is nothing to compare."
+show("" if variants else none)
 
 # %% [markdown]
 # ## The variants
@@ -73,7 +61,7 @@ if not variants:
 # This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, as many at
 # a time as `ablations.jobs` says; what is finished is skipped, or trained again with `retrain = True`.
 
-# %%
+# %% tags=["teach"]
 changes = {}
 for name, change in variants.items():
     for seed in seeds:
@@ -89,51 +77,33 @@ trained = {key: configuration.load(config, change) for key, change in changes.it
 # What sets the variants apart, and what they cost:
 
 # %%
-if runs:
-    rows = []
-    for (name, seed), own in trained.items():
-        loss, summary = own.objective, comparison.read_summary(runs[name, seed])
-        weights = [
-            loss.localization,
-            *(w * own.model.reasoning for w in (loss.discrimination, loss.divergence)),
-        ]
-        link = f"[{name}, seed {seed}](variants/{name}-seed{seed}/04_evaluation.html)"
-        rows.append(
-            [link, *weights, own.training.epochs, f"{summary['training']['seconds']:.0f}"]
-        )
-    columns = [
-        "variant",
-        "localization",
-        "discrimination",
-        "divergence",
-        "epochs",
-        "seconds of training",
-    ]
-    lines = [columns, ["---"] * len(columns), *rows]
-    display(Markdown("\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)))
+rows = {}
+for (name, seed), own in trained.items():
+    summary, loss = comparison.read_summary(runs[name, seed]), own.objective
+    rows[f"[{name}, seed {seed}](variants/{name}-seed{seed}/04_evaluation.html)"] = {
+        "localization": loss.localization,
+        "discrimination": loss.discrimination * own.model.reasoning,
+        "divergence": loss.divergence * own.model.reasoning,
+        "epochs": own.training.epochs,
+        "seconds of training": f"{summary['training']['seconds']:.0f}",
+    }
+show(text.markdown_table(pd.DataFrame(rows).T) if rows else "")
 
 # %%
 if runs:
     clips = len(Layout(settings.data.root).ids(settings.data.train))
-    epochs = sorted({own.training.epochs for own in trained.values()})
-    steps = sum(
-        own.training.epochs * (clips // own.training.batch_size) for own in trained.values()
-    ) // len(trained)
-    length = " or ".join(map(str, epochs))
-    text = f"Each variant trains on {clips:,} clips, epochs: {length}, about {steps:,} steps; the experiment itself "
-    text += f"has {settings.training.epochs} epochs. **This is a comparison at a small budget**: it shows what a loss "
-    text += (
-        "does early in training. An order of variants found here need not hold at full length."
+    steps = [own.training.epochs * (clips // own.training.batch_size) for own in trained.values()]
+    epochs = " or ".join(map(str, sorted({own.training.epochs for own in trained.values()})))
+    show(
+        f"Each variant trains on {clips:,} clips, epochs: {epochs}, about {sum(steps) // len(steps):,} steps; the "
+        f"experiment itself has {settings.training.epochs} epochs. **This is a comparison at a small budget**: it "
+        "shows what a loss does early in training. An order of variants found here need not hold at full length."
     )
-    display(Markdown(text))
     plain = json.loads(
         json.dumps(variants)
     )  # the YAML of equal parts is written out, not referred to
-    display(
-        Markdown(
-            "```yaml\n" + yaml.safe_dump(plain, sort_keys=False, default_flow_style=None) + "```"
-        )
-    )
+    recipe = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None)
+    show(f"```yaml\n{recipe}```")
 
 # %% [markdown]
 # ### Learning curves
@@ -150,19 +120,13 @@ if runs:
     panels = {
         "localization loss, training": ["localization"],
         "localization loss, validation": ["val_loss"],
-    }
-    panels |= {
         "own sound found, validation": ["val_accuracy"],
         "pointing, validation": ["val_pointing"],
     }
-    display(viz.curves(histories, panels))
-    last = pd.DataFrame({name: history.iloc[-1] for name, history in histories.items()}).T
-    best = last["val_loss"].astype(float).idxmin()
-    display(
-        Markdown(
-            f"The lowest validation loss at the end is {last.loc[best, 'val_loss']:.3f}, of {best}."
-        )
-    )
+    last = {name: history["val_loss"].iloc[-1] for name, history in histories.items()}
+    best = min(last, key=last.get)
+    lowest = f"The lowest validation loss at the end is {last[best]:.3f}, of {best}."
+    show(figures.curves(histories, panels), lowest)
 
 # %% [markdown]
 # ## Results
@@ -174,10 +138,8 @@ if runs:
 measures = ["pointing", "miou", "success", "auc"]
 others = [name for name in variants if name != base]
 if runs:
-    groups = [
-        comparison.Group(name, [runs[name, seed] for seed in seeds], list(seeds))
-        for name in (base, *others)
-    ]
+    ordered = {name: [runs[name, seed] for seed in seeds] for name in (base, *others)}
+    groups = [comparison.Group(name, found, list(seeds)) for name, found in ordered.items()]
     results = comparison.compare(groups, settings.evaluation)
     results = results[results["measure"].isin(measures)].rename(columns={"run": "variant"})
     results["set"] = results["split"] + ", " + results["part"]
@@ -188,12 +150,10 @@ if runs:
     cells = results.assign(text=results.apply(format_interval, axis=1, percent=True))
     for name, rows in cells.groupby("set", sort=False):
         wide = rows.pivot(index="variant", columns="label", values="text")
-        wide = wide.loc[list(variants), rows["label"].unique()].rename_axis(
-            index=None, columns=None
-        )
+        wide = wide.loc[list(variants), rows["label"].unique()]
         size, clusters, union = rows[["clips", "clusters", "all_clips"]].max()
         title = f"**{name}**, {size} of {union} clips, which all variants have, of {clusters} recordings"
-        display(Markdown(title), wide)
+        show(title, wide.rename_axis(index=None, columns=None))
 
 # %% [markdown]
 # ### Pointing accuracy by variant
@@ -203,17 +163,10 @@ if runs:
 # %%
 if runs:
     pointing = results[results["measure"] == "pointing"]
-    display(viz.intervals(pointing, "variant", "set", MEASURES["pointing"].label))
-    lines = []
-    for name, rows in pointing.groupby("set", sort=False):
-        order = rows.sort_values("value", ascending=False)
-        top, low = order.iloc[0], order.iloc[-1]
-        overlap = "overlap" if low["high"] >= top["low"] else "do not overlap"
-        lines.append(
-            f"- {name}: from {low['value']:.1%} ({low['variant']}) to {top['value']:.1%} ({top['variant']}); "
-            f"the intervals of these two {overlap}."
-        )
-    display(Markdown("\n".join(lines)))
+    show(
+        figures.intervals(pointing, "variant", "set", MEASURES["pointing"].label),
+        text.best_and_worst(pointing),
+    )
 
 # %% [markdown]
 # ### Beside the controls
@@ -221,38 +174,35 @@ if runs:
 # A variant is only worth comparing where it beats what does not learn or does not listen. Pointing accuracy in percent:
 
 # %%
+METHODS = {
+    "model": "model",
+    "model, shuffled sounds": "shuffled sounds",
+    "visual-only (foreground nodes)": "visual-only (foreground nodes)",
+    "untrained weights": "untrained weights",
+    "centre square": "centre square",
+}
 if runs:
-    methods = [
-        "model",
-        "model, shuffled sounds",
-        "visual-only (foreground nodes)",
-        "untrained weights",
-        "centre square",
-    ]
-    shown = pd.concat(
-        pd.DataFrame(comparison.read_summary(run)["tables"]).assign(variant=name)
-        for (name, _), run in runs.items()
-    )
-    shown = shown[(shown["measure"] == "pointing") & (shown["protocol"] == "masks")]
+    tables = {
+        key: pd.DataFrame(comparison.read_summary(run)["tables"]) for key, run in runs.items()
+    }
+    shown = pd.concat(rows.assign(variant=name) for (name, _), rows in tables.items())
+    shown = shown.query("measure == 'pointing' and protocol == 'masks' and method in @METHODS")
     shown = shown.assign(set=shown["split"] + ", " + shown["part"], percent=100 * shown["value"])
+    table = shown.pivot_table("percent", ["set", "variant"], "method", sort=False)
     order = pd.MultiIndex.from_product([shown["set"].unique(), variants], names=[None, None])
-    table = shown.pivot_table(
-        index=["set", "variant"], columns="method", values="percent", sort=False
-    ).reindex(order)
-    table = table[[name for name in methods if name in table]].rename_axis(columns=None)
-    display(
-        table.rename(columns=lambda name: name.replace("model, ", "")).style.format(
-            "{:.1f}", na_rep="–"
-        )
-    )
+    table = table.reindex(order, columns=[name for name in METHODS if name in table])
+    table = table.rename(columns=METHODS).rename_axis(columns=None)
+    show(table.style.format("{:.1f}", na_rep="–"))
 
 # %%
 if runs:
-    gain = table["model"] - table["model, shuffled sounds"]
+    gain = table["model"] - table["shuffled sounds"]
     place, name = gain.idxmax()
-    text = f"The right sound is worth {gain.min():+.1f} to {gain.max():+.1f} points of pointing over another clip's, "
-    text += f"most of all {name} on {place}. A dash stands for a variant without nodes, which has no map without a sound."
-    display(Markdown(text.replace("-", "−")))
+    span = f"{gain.min():+.1f} to {gain.max():+.1f}".replace("-", "−")
+    show(
+        f"The right sound is worth {span} points of pointing over another clip's, most of all {name} on {place}. A "
+        "dash stands for a variant without nodes, which has no map without a sound."
+    )
 
 # %% [markdown]
 # ## What each loss adds
@@ -271,22 +221,20 @@ if runs:
 differences = comparison.gains(results) if len(variants) > 1 else pd.DataFrame()
 if len(differences):
     pointing = differences[differences["measure"] == "pointing"]
-    display(
-        viz.intervals(pointing, "variant", "set", f"pointing: variant minus {base}", zero=True)
-    )
+    title = f"pointing: variant minus {base}"
+    show(figures.intervals(pointing, "variant", "set", title, zero=True))
 
 # %% [markdown]
 # The same for every measure, in points:
 
 # %%
 if len(differences):
-    cells = differences.assign(
-        text=differences.apply(format_interval, axis=1, sign=True, percent=True)
-    )
+    cells = differences.apply(format_interval, axis=1, sign=True, percent=True)
+    cells = differences.assign(text=cells)
     wide = cells.pivot(index=["set", "variant"], columns="label", values="text")
     order = pd.MultiIndex.from_product([cells["set"].unique(), others], names=[None, None])
-    wide = wide.reindex(order)[cells["label"].unique()].rename_axis(columns=None)
-    display(wide.style.set_properties(**{"white-space": "nowrap"}))
+    wide = wide.reindex(order, columns=cells["label"].unique()).rename_axis(columns=None)
+    show(wide.style.set_properties(**{"white-space": "nowrap"}))
 
 # %% [markdown]
 # ## What may be said
@@ -296,4 +244,4 @@ if len(differences):
 
 # %%
 if len(differences):
-    display(Markdown(settled(pointing, settings.evaluation.confidence)))
+    show(text.settled(pointing, settings.evaluation.confidence))

@@ -33,24 +33,21 @@ from sslib import datasets, metrics
 from sslib.evaluation import comparison, swaps
 from sslib.evaluation import run as evaluation
 from sslib.evaluation.truth import TestList
-from sslib.report import evaluation_figures as figures_evaluation
-from sslib.report import figures as viz
-from sslib.report.evaluation_figures import confidence_by_sound, save_thumbnail, values_by_method
-from sslib.report.text import LEGEND, Results, format_interval, published_results, subset_title
+from sslib.report import evaluation_figures, figures, text
+from sslib.report.evaluation_figures import confidence_by_sound, values_by_method
+from sslib.report.text import Results, format_interval, show
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Markdown, display
 
+# %%
 settings = configuration.load(config, overrides)
-run = configuration.experiment_folder(settings) / "run"
+run, sure = configuration.experiment_folder(settings) / "run", settings.evaluation
 evaluation.evaluate(run, settings)
-save_thumbnail(run, settings)
+evaluation_figures.save_thumbnail(run, settings)
 summary, clips = comparison.read_summary(run), comparison.read_clips(run)
 results, maps = Results(summary), np.load(run / "maps.npz")
-if summary["data"]["generated"]:
-    says = "Drawn shapes and synthesized sounds stand in for real media here."
-    display(Markdown(f"> **Generated clips.** {says}"))
+show(text.generated_note(summary["data"]["generated"]))
 
 # %% [markdown]
 # ## The test sets
@@ -78,27 +75,14 @@ sets.style.format({"median_area": "{:.1%}"})
 # sound at all, a square in the centre, the whole picture. A number means something by its distance from the best of
 # these, on the same clips.
 
-
 # %%
-def report(protocol, leading, absent):
-    """The table of one protocol and what it says; `absent` says why there may be none."""
-    if results.of(protocol).empty:
-        display(Markdown(absent))
-    else:
-        display(HTML(results.table(protocol)), Markdown(results.reading(protocol, leading)))
-
-
-sure = settings.evaluation
-there = [f"{split}: {row['present']}" for split, row in summary["present"].items()]
+present = [f"{split}: {row['present']}" for split, row in summary["present"].items()]
 partial = any(row["missing"] for row in summary["present"].values())
-display(
-    Markdown(LEGEND.format(confidence=sure.confidence, resamples=sure.resamples)),
-    Markdown(
-        f"{'; '.join(there)}. "
-        + "Results on a part of a list do not compare with others. " * partial
-        + f"Figures of a single set show **{subset_title(first, part)}**, the largest part of the first "
-        "list."
-    ),
+show(
+    text.LEGEND.format(confidence=sure.confidence, resamples=sure.resamples),
+    f"{'; '.join(present)}. "
+    + "Results on a part of a list do not compare with others. " * partial
+    + f"Figures of a single set show **{text.subset_title(first, part)}**, the largest part of the first list.",
 )
 
 # %% [markdown]
@@ -114,7 +98,7 @@ display(
 # *AUC* averages it over all thresholds.
 
 # %%
-report("localization", "success_adaptive", "No clip of these lists has a box.")
+show(*results.report("localization", "success_adaptive", "No clip of these lists has a box."))
 
 # %% [markdown]
 # ### Pointing and pixels
@@ -123,9 +107,9 @@ report("localization", "success_adaptive", "No clip of these lists has a box.")
 # pixels: mean IoU, and F with β² = 0.3 at the threshold that is best for the whole set (AVSBench).
 
 # %%
-report("masks", "pointing", "No clip of these lists has a box or a mask.")
+show(*results.report("masks", "pointing", "No clip of these lists has a box or a mask."))
 if "miou" not in set(results.of("masks")["measure"]):
-    display(Markdown("These lists have boxes but no masks: mean IoU and F do not apply."))
+    show("These lists have boxes but no masks: mean IoU and F do not apply.")
 
 # %% [markdown]
 # ## What the sound contributes
@@ -136,14 +120,9 @@ if "miou" not in set(results.of("masks")["measure"]):
 # %%
 gains = results.differences.assign(set=lambda rows: rows["split"] + ", " + rows["part"])
 gains = gains[(gains["protocol"] == "masks") & (gains["measure"] == "pointing")]
-lines = [
-    f"- {row['set']}: the right sound instead of another adds {format_interval(row, sign=True)}: "
-    + ("the map follows the sound." if row["low"] > 0 else "no effect of the sound is shown.")
-    for row in gains[gains["control"] == "model, shuffled sounds"].to_dict("records")
-]
-display(
-    viz.intervals(gains, "control", "set", "pointing: model minus control", zero=True),
-    Markdown("\n".join(lines) or "These clips have too few classes to play another sound."),
+show(
+    figures.intervals(gains, "control", "set", "pointing: model minus control", zero=True),
+    text.sound_gains(gains[gains["control"] == text.SHUFFLED]),
 )
 
 # %% [markdown]
@@ -164,7 +143,7 @@ lines = [
     f"{np.median(of['model']):.2f} (whole image: {np.median(of['whole image']):.2f})."
     for cut, of in curves.items()
 ]
-display(figures_evaluation.threshold_curves(curves, "cIoU", at=0.5), Markdown("\n".join(lines)))
+show(evaluation_figures.threshold_curves(curves, "cIoU", at=0.5), ("\n".join(lines)))
 
 # %% [markdown]
 # ## Area against cIoU
@@ -176,9 +155,9 @@ display(figures_evaluation.threshold_curves(curves, "cIoU", at=0.5), Markdown("\
 small = mine["area"] < 0.25
 passed = mine.loc[~small, "success"].sum()
 ranks = [mine["area"].corr(mine[column], "spearman") for column in ("ciou", "ciou_adaptive")]
-display(
-    figures_evaluation.area_scatter(mine["area"], mine["ciou"], metrics.VGGSS_QUARTILES),
-    Markdown(
+show(
+    evaluation_figures.area_scatter(mine["area"], mine["ciou"], metrics.VGGSS_QUARTILES),
+    (
         f"{small.mean():.0%} of these clips have boxes of less than a quarter of the picture and "
         f"can never reach a cIoU of one half at the median; of the other {(~small).sum()} "
         f"{passed:.0f} do. The rank correlation of area and cIoU is {ranks[0]:.2f} at the median "
@@ -197,12 +176,12 @@ area = area.assign(group=area["part"] + " (" + area["clips"].astype(str) + ")")
 found = area[area["method"] == "model"].to_dict("records")
 if found:
     sizes = [f"{row['part']} {format_interval(row)}" for row in found]
-    display(
-        viz.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold"),
-        Markdown(f"The model's success by size of the object: {'; '.join(sizes)}."),
+    show(
+        figures.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold"),
+        (f"The model's success by size of the object: {'; '.join(sizes)}."),
     )
 else:
-    display(Markdown("The objects of this list are all of one group of sizes."))
+    show("The objects of this list are all of one group of sizes.")
 
 # %% [markdown]
 # ## Is there a source at all?
@@ -212,7 +191,7 @@ else:
 # are false positives there. AP and max-F1 run over all thresholds, LocAcc leaves the confidence out (Mo & Morgado).
 
 # %%
-report("detection", "ap", "These lists have no sounds without a visible source.")
+show(*results.report("detection", "ap", "These lists have no sounds without a visible source."))
 
 # %% [markdown]
 # Confidence of the maps for sounds with a visible source and without; where the distributions overlap, no threshold
@@ -224,15 +203,15 @@ sure_of = confidence_by_sound(here, SOUNDS)
 right = sure_of.pop("own sound")
 wins = [f"{label} {np.mean(right[:, None] > values):.0%}" for label, values in sure_of.items()]
 if wins:
-    display(
-        figures_evaluation.confidences({"own sound": right} | sure_of),
-        Markdown(
+    show(
+        evaluation_figures.confidences({"own sound": right} | sure_of),
+        (
             "Of a clip with its own sound and one without a visible source, the former has the "
             f"higher confidence in this share of pairs: {', '.join(wins)}. Half is chance."
         ),
     )
 else:
-    display(Markdown("There are no negative sounds for these clips."))
+    show("There are no negative sounds for these clips.")
 
 # %% [markdown]
 # ## One threshold for all clips
@@ -245,15 +224,13 @@ else:
 # %%
 level = summary["threshold"]
 if level["value"] is None:
-    display(Markdown(f"There is no universal threshold: {level['reason']}."))
+    show(f"There is no universal threshold: {level['reason']}.")
 else:
-    display(
-        Markdown(
-            f"The threshold is {level['value']:.3f} on the raw map, from {level['clips']} clips "
-            f"of the list *{level['list']}* with {', '.join(level['kinds'])}."
-        )
+    show(
+        f"The threshold is {level['value']:.3f} on the raw map, from {level['clips']} clips "
+        f"of the list *{level['list']}* with {', '.join(level['kinds'])}."
     )
-report("universal", "f_loc", "Without a threshold this protocol has no rows.")
+show(*results.report("universal", "f_loc", "Without a threshold this protocol has no rows."))
 
 # %% [markdown]
 # Why one threshold is hard: the share of the picture above it, for every threshold, with the clips' own sounds and with
@@ -261,14 +238,14 @@ report("universal", "f_loc", "Without a threshold this protocol has no rows.")
 
 # %%
 data = datasets.AVDataset(settings, first, annotated=True)
-gallery = figures_evaluation.Gallery(data, maps)
+gallery = evaluation_figures.Gallery(data, maps)
 PLAYED = {"similarity": "own sound"} | {k: v for k, v in SOUNDS.items() if k != "own"}
 raw = gallery.maps_of(mine.index, PLAYED)
 if level["value"] is not None:
     above = [f"{label} {np.mean(values > level['value']):.1%}" for label, values in raw.items()]
-    display(
-        figures_evaluation.area_above_threshold(raw, level["value"]),
-        Markdown(
+    show(
+        evaluation_figures.area_above_threshold(raw, level["value"]),
+        (
             f"Share of the picture above the universal threshold: {', '.join(above)}; the boxes "
             f"cover {mine['area'].mean():.1%}."
         ),
@@ -284,9 +261,9 @@ limits = tuple(np.quantile(raw["own sound"], [0.05, 0.995]))
 highest = {label: values.max(axis=(1, 2)) for label, values in raw.items()}
 right = highest.pop("own sound")
 louder = [f"{label} {np.mean(values > right):.0%}" for label, values in highest.items()]
-display(
+show(
     gallery.show(chosen, mine.loc[chosen, "class"], PLAYED, limits),
-    Markdown(
+    (
         "Share of all clips in which the map's highest point is higher for the negative than for "
         f"the clip's own sound: {', '.join(louder)}."
     ),
@@ -299,7 +276,11 @@ display(
 # one of them passes a cIoU of one half with its own sound, *IAUC* the area over thresholds (Senocak et al.).
 
 # %%
-report("interaction", "iiou_adaptive", "These clips have one sound each: no map can move.")
+show(
+    *results.report(
+        "interaction", "iiou_adaptive", "These clips have one sound each: no map can move."
+    )
+)
 
 # %% [markdown]
 # One dot for each object: the overlap of its boxes with the map for its own sound, over that with the map for the
@@ -308,13 +289,13 @@ report("interaction", "iiou_adaptive", "These clips have one sound each: no map 
 # %%
 pairs = swaps.pairs(TestList.of(data))
 if pairs is None:
-    display(Markdown("No scene of this list has two sounds."))
+    show("No scene of this list has two sounds.")
 else:
     this, other = swaps.overlaps(pairs, maps[f"{first}/similarity"])
     gain = metrics.bootstrap(this - other, pairs.recordings, sure.resamples, sure.confidence)
-    display(
-        figures_evaluation.movement(this, other),
-        Markdown(
+    show(
+        evaluation_figures.movement(this, other),
+        (
             f"In {len(pairs.ids)} clips the right one of two sounds raises the overlap with its "
             f"object by {format_interval(gain._asdict(), sign=True)}; it is higher in "
             f"{np.mean(this > other):.0%} of the clips and lower in {np.mean(this < other):.0%}."
@@ -330,9 +311,9 @@ KINDS = {"similarity": "own sound", "shuffled": "another sound", "visual_only": 
 if pairs is not None:
     titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in pairs.ids[:8]]
     still = {kind: label for kind, label in KINDS.items() if kind != "shuffled"}
-    display(gallery.show(pairs.ids[:8], titles, still))
+    show(gallery.show(pairs.ids[:8], titles, still))
 else:
-    display(Markdown("No scene of this list has two sounds."))
+    show("No scene of this list has two sounds.")
 
 # %% [markdown]
 # ## Retrieval across the senses
@@ -341,7 +322,7 @@ else:
 # to a query is a right one, the clip's own partner or, *of the class*, any of its class.
 
 # %%
-report("retrieval", "r1_image_to_sound", "There are no scores of all pairs.")
+show(*results.report("retrieval", "r1_image_to_sound", "There are no scores of all pairs."))
 
 # %% [markdown]
 # ## What it looks like
@@ -355,9 +336,9 @@ middle = max(len(ranked) // 2 - 1, 0)
 groups = {"best": ranked[:3], "median": ranked[middle : middle + 3], "worst": ranked[-3:]}
 chosen = pd.concat(groups, names=["rank"]).reset_index("rank")
 found = [f"{rank} {rows['ciou_adaptive'].mean():.2f}" for rank, rows in groups.items()]
-display(
+show(
     gallery.show(chosen.index, chosen["rank"] + "\n" + chosen["class"], KINDS),
-    Markdown(f"Their mean cIoU at the adaptive threshold: {', '.join(found)}."),
+    (f"Their mean cIoU at the adaptive threshold: {', '.join(found)}."),
 )
 
 # %% [markdown]
@@ -377,21 +358,21 @@ if hit.any() and len(worst):
         f"{typical['confidence'][False]:.2f} ({typical['confidence'][True]:.2f})."
     )
 if len(worst):
-    display(gallery.show(worst.index, worst["class"], KINDS))
-display(Markdown(says))
+    show(gallery.show(worst.index, worst["class"], KINDS))
+show(says)
 
 # %% [markdown]
 # Where the highest point lies in scenes with two sounding things, by what is played.
 
 # %%
 if pairs is None:
-    display(Markdown("No scene of this list has two sounds."))
+    show("No scene of this list has two sounds.")
 else:
     peaks = swaps.peaks(pairs, gallery.maps_of(data.ids, KINDS))
     missed = peaks.loc["own sound", ["the other object", "elsewhere"]]
-    display(
-        figures_evaluation.stacked_shares(peaks, "share of clips"),
-        Markdown(
+    show(
+        evaluation_figures.stacked_shares(peaks, "share of clips"),
+        (
             f"With its own sound the map points at this object in "
             f"{peaks.loc['own sound', 'this object']:.0%} of the clips, at the other one in "
             f"{missed.iloc[0]:.0%} (a thing is found, but the wrong one), elsewhere in "
@@ -411,12 +392,12 @@ classes = classes[classes["split"] == first].sort_values("value")
 chance = np.mean(values_by_method(here, "pointing")["whole image"])
 several = classes[classes["clusters"] > 1]
 if classes.empty:
-    display(Markdown("The clips of this list have no classes, or a single one."))
+    show("The clips of this list have no classes, or a single one.")
 else:
     order = classes["part"].str.replace("_", " ").tolist()
-    display(
-        figures_evaluation.per_class(classes, chance, "pointing accuracy"),
-        Markdown(
+    show(
+        evaluation_figures.per_class(classes, chance, "pointing accuracy"),
+        (
             f"Strongest: {', '.join(order[::-1][:5])}. Weakest: {', '.join(order[:5])}. "
             f"{np.sum(classes['value'] > chance)} of {len(order)} classes lie above chance "
             f"({chance:.2f}); {len(several)} have more than one recording and so an interval; it "
@@ -436,25 +417,23 @@ if "vggss" in summary["present"]:
     ours = ("this run", f"{value['success']:.2f}", f"{value['auc']:.2f}")
     ours += (f"{summary['present']['vggss']['present']}; trained on {settings.data.train}",)
     table = pd.concat(
-        [published_results(), pd.DataFrame([ours], columns=published_results().columns)]
+        [text.published_results(), pd.DataFrame([ours], columns=text.published_results().columns)]
     )
-    display(table.style.hide(axis="index"))
+    show(table.style.hide(axis="index"))
 else:
-    display(Markdown("Published numbers are on VGG-SS, which is not among these lists."))
+    show("Published numbers are on VGG-SS, which is not among these lists.")
 
 # %% [markdown]
 # ## What this does and does not say
 
 # %%
 trained, lacking = summary["training"], summary["data"]["missing"]
-display(
-    Markdown(
-        f"One training with seed {trained['seed']}, {trained['epochs']} epochs, "
-        f"{trained['seconds'] / 60:.1f} minutes, on *{summary['data']['name']}*. Intervals cover "
-        "the choice of test recordings, not the luck of the training: another seed gives other "
-        f"numbers. Of many results without an effect, {1 - sure.confidence:.0%} look like one by "
-        "chance. "
-        + f"{len(lacking)} media files were missing: no comparison with others. "
-        * bool(lacking)
-    )
+show(
+    f"One training with seed {trained['seed']}, {trained['epochs']} epochs, "
+    f"{trained['seconds'] / 60:.1f} minutes, on *{summary['data']['name']}*. Intervals cover "
+    "the choice of test recordings, not the luck of the training: another seed gives other "
+    f"numbers. Of many results without an effect, {1 - sure.confidence:.0%} look like one by "
+    "chance. "
+    + f"{len(lacking)} media files were missing: no comparison with others. "
+    * bool(lacking)
 )

@@ -104,6 +104,14 @@ def test_notebooks_are_stored_without_outputs():
                 assert not cell.outputs and cell.execution_count is None, f"{file.name}: clear all outputs"
 
 
+def test_cells_are_short():
+    """A cell shows the method, the data or a result; what is longer belongs into sslib."""
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for cell in nbformat.read(file, as_version=4).cells:
+            lines = cell.source.splitlines()
+            assert cell.cell_type != "code" or len(lines) <= 20, f"{file.name}: {len(lines)} lines from {lines[0]!r} on"
+
+
 def test_the_model_needs_few_libraries():
     heavy = ("librosa", "lmdb", "av", "papermill", "nbconvert", "lightning_fabric", "matplotlib", "pandas")
     code = f"import sys, sslib.model, sslib.losses; print([name for name in {heavy} if name in sys.modules])"

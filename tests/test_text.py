@@ -184,13 +184,6 @@ def test_rejected_files():
     assert "more are in" not in text.rejected_files(reasons, shown=3)
 
 
-def test_made_lists():
-    said = text.made_lists(["train", "val", "test"], made=True, share=0.1, unlisted=1234)
-    assert said.startswith("There were none: 10% of the videos each for `val`, `test`, the rest for `train`,")
-    assert said.endswith("write `splits/train.txt` and the others. 1,234 ready clips are in no list.")
-    assert text.made_lists(["train", "val"], False, 0.1, 0).startswith("Those that are there are used. Without them: ")
-
-
 def test_presence_names_what_is_missing():
     clips = pd.DataFrame({"split": ["train"] * 4 + ["test"] * 6, "clip_id": list("abcdefghij"), "number": [1, 2] * 5})
     assert text.presence(clips, set("abcdefghij"), "train") == (
@@ -228,6 +221,15 @@ def test_overfitting(last, words):
     history = pd.DataFrame({"epoch": [1, 2, 3], "val_loss": [2.0, 1.0, last]})
     said = text.overfitting(history)
     assert said.startswith(f"The validation loss was lowest in epoch 2 of 3 (1.000; {last:.3f} at the end): {words}")
+
+
+@pytest.mark.parametrize(("low", "words"), [(0.4, "do not overlap"), (0.3, "overlap")])
+def test_best_and_worst(low, words):
+    rows = [("base", "test", 0.25, 0.2, 0.3), ("both", "test", 0.5, low, 0.6), ("dis", "test", 0.4, 0.3, 0.5)]
+    table = pd.DataFrame(rows, columns=["variant", "set", "value", "low", "high"])
+    assert text.best_and_worst(table) == (
+        f"- test: from 25.0% (base) to 50.0% (both); the intervals of these two {words}."
+    )
 
 
 def test_what_comparisons_settle():

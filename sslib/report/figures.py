@@ -20,6 +20,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
 from sslib.metrics import resize
+from sslib.stamps.library import Background, Picture
 
 TRUTH = "#2bff88"  # outline of the ground truth
 COLOURS = sns.color_palette("colorblind")
@@ -106,6 +107,28 @@ def contact_sheet(
         axis.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma")
         axes[-1, 0].set(xlabel="time →", ylabel="frequency →")
     return figure
+
+
+def cutouts(pictures: Sequence[Picture], most: int = 64) -> Figure:
+    """Draw one cut-out of each class on grey; where a class has a new instance, that one comes right after it."""
+    first = {(picture.class_name, picture.instance): picture.rgba for picture in reversed(pictures)}
+    renewed = {name for name, instance in first if instance == "new"}
+    order = sorted(first, key=lambda key: (key[0] not in renewed, key))[:most]
+    images = []
+    for key in order:
+        rgb, opacity = first[key][..., :3], first[key][..., 3:] / 255
+        images.append((rgb * opacity + 128 * (1 - opacity)).astype(np.uint8).transpose(2, 0, 1))
+    titles = [name.replace("_", " ") if instance == "known" else "… new" for name, instance in order]
+    return contact_sheet(images, titles)
+
+
+def places(backgrounds: Sequence[Background], use: Mapping[str, str], most: int = 24) -> Figure:
+    """Draw backgrounds evenly over the splits that show them (`use`: name -> split, in the order of the splits)."""
+    splits = list(dict.fromkeys(use.values()))
+    ordered = sorted(backgrounds, key=lambda background: splits.index(use[background.name]))
+    some = [ordered[i] for i in np.linspace(0, len(ordered) - 1, min(most, len(ordered))).astype(int)]
+    titles = [f"{use[one.name]}: {one.name.replace(':', '/').split('/')[-1]:.15}" for one in some]
+    return contact_sheet([one.rgb.transpose(2, 0, 1) for one in some], titles, columns=6)
 
 
 def localization(

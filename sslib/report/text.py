@@ -16,11 +16,13 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, Audio, Markdown, display
 from jinja2 import Environment, FileSystemLoader
+from pandas.io.formats.style import Styler
 
 from sslib.evaluation import comparison
 from sslib.evaluation.tables import MEASURES, METHODS, MODEL, PROTOCOLS
 
-HTML_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+TEMPLATES = Path(__file__).parent / "templates"
+HTML_TEMPLATES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
 WIDEST = 8  # measures side by side on a page
 SHUFFLED = METHODS["similarity", "shuffled"]
 LEGEND = (
@@ -30,24 +32,6 @@ LEGEND = (
 )
 PHRASES = {"better": "better than", "inconclusive": "not distinguishable from", "worse": "worse than"}
 MARKS = {"better": "", "inconclusive": "†", "worse": "‡"}
-GENERATED = (
-    '<div role="note" style="background:#fff3cd; border:2px solid #b8860b; border-radius:4px; padding:.8rem 1rem; '
-    'color:#5c4700"><b>Generated clips, not real data.</b> Shapes are drawn and sounds synthesized: the configuration '
-    "asks for it, or no media could be had. Every number here shows that the workbook runs. None says anything about "
-    "the method.</div>"
-)
-PUBLISHED = (
-    # VGG-SS, trained on VGGSound-144k, median threshold, in percent as the papers print them.
-    ("LVS (Chen et al. 2021)", "30.30", "36.40", "same list and threshold"),
-    ("EZ-VSL (Mo & Morgado 2022)", "35.96", "38.20", "same list and threshold"),
-    ("EZ-VSL with object guidance", "38.85", "39.54", "not comparable: adds a second map that hears nothing"),
-    ("MarginNCE (Park et al. 2023)", "38.25", "39.06", "same list and threshold"),
-    ("FNAC (Sun et al. 2023)", "39.50", "39.66", "same list and threshold"),
-    ("SSL-Align (Senocak et al. 2023)", "39.94", "", "same list and threshold"),
-    ("SSL-Align, pretrained vision", "41.42", "", "only with pretrained vision"),
-    ("methods that build on CLIP", "49–54", "", "not comparable: thresholds swept on the test list"),
-    ("the paper implemented here (Zhou et al. 2023)", "", "", "its table is not at hand: left empty"),
-)
 
 
 def show(*parts: object) -> None:
@@ -55,6 +39,17 @@ def show(*parts: object) -> None:
     for part in parts:
         if part is not None and not (isinstance(part, str) and not part):
             display(Markdown(part) if isinstance(part, str) else part)
+
+
+def generated_note(generated: bool) -> HTML | None:
+    """Return the warning that an experiment is not on real data, or nothing."""
+    style = "background:#fff3cd; border:2px solid #b8860b; border-radius:4px; padding:.8rem 1rem; color:#5c4700"
+    text = (
+        "<b>Generated clips, not real data.</b> Shapes are drawn and sounds synthesized: the configuration asks for "
+        "it, or no media could be had. Every number here shows that the workbook runs. None says anything about the "
+        "method."
+    )
+    return HTML(f'<div role="note" style="{style}">{text}</div>') if generated else None
 
 
 def format_interval(row: Mapping[str, Any], *, sign: bool = False, percent: bool = False) -> str:
@@ -245,7 +240,13 @@ def _wide(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, pd.DataFram
 
 def published_results() -> pd.DataFrame:
     """Return published results on VGG-SS and whether they compare with ours; a cell that is not known stays empty."""
-    return pd.DataFrame(PUBLISHED, columns=["method", "success at 0.5, %", "AUC, %", "comparable"])
+    return pd.read_csv(TEMPLATES / "published_results.csv", comment="#", dtype=str, keep_default_na=False)
+
+
+def file_table(files: pd.DataFrame) -> Styler:
+    """Return a table about files whose names may hold anything: escaped, line breaks shown, aligned to the left."""
+    left = {"selector": "th, td", "props": "text-align: left"}
+    return files.replace({"\n": "↵"}, regex=True).style.hide().format(escape="html").set_table_styles([left])
 
 
 def rejected_files(reasons: pd.Series, shown: int) -> str:
@@ -255,17 +256,6 @@ def rejected_files(reasons: pd.Series, shown: int) -> str:
     if len(reasons) > shown:
         text += f"; {len(reasons) - shown:,} more are in `manifest.csv`"
     return f"{text}. A file that is mended or renamed is taken up by the next run."
-
-
-def made_lists(splits: Sequence[str], made: bool, share: float, unlisted: int) -> str:
-    """Say how raw videos are divided into the lists `splits`, of which the first is for training."""
-    train, *others = (f"`{split}`" for split in splits)
-    start = "There were none: " if made else "Those that are there are used. Without them: "
-    return (
-        f"{start}{share:.0%} of the videos each for {', '.join(others)}, the rest for {train}, in the order of a hash "
-        "of their names; clips of one YouTube video (`ID_000030`) stay together. To divide them otherwise, write "
-        f"`splits/{splits[0]}.txt` and the others. {unlisted:,} ready clips are in no list."
-    )
 
 
 def presence(clips: pd.DataFrame, present: set[str], train: str) -> str:
@@ -310,6 +300,17 @@ def overfitting(history: pd.DataFrame) -> str:
         f"{last['val_loss']:.3f} at the end): "
         + ("it rises again, a sign of learning by heart." if rising else "it had not begun to rise.")
     )
+
+
+def best_and_worst(results: pd.DataFrame) -> str:
+    """Say which variant is best and worst on each set, and whether their intervals overlap (value, low, high)."""
+    lines = []
+    for name, rows in results.groupby("set", sort=False):
+        best, worst = rows.loc[rows["value"].idxmax()], rows.loc[rows["value"].idxmin()]
+        overlap = "overlap" if worst["high"] >= best["low"] else "do not overlap"
+        span = f"from {worst['value']:.1%} ({worst['variant']}) to {best['value']:.1%} ({best['variant']})"
+        lines.append(f"- {name}: {span}; the intervals of these two {overlap}.")
+    return "\n".join(lines)
 
 
 def settled(pointing: pd.DataFrame, confidence: float) -> str:
