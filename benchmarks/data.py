@@ -75,7 +75,7 @@ def timed(work: Callable[[], Any]) -> Cost:
 def make(folder: Path, clips: int) -> None:
     """`clips` files ``clip_00000.mp4`` …, every one its own pair of a scene and a soundtrack."""
     folder.mkdir(parents=True, exist_ok=True)
-    library = generated.generated_library(RATE, classes=40, backgrounds=SCENES)
+    library = generated.generate_library(RATE, classes=40, backgrounds=SCENES)
     scenes = min(SCENES, clips)
     with tempfile.TemporaryDirectory() as temporary:
         parts = Path(temporary)
@@ -93,7 +93,7 @@ def write_scene(path: Path, library, number: int) -> None:
     rng = np.random.default_rng(number)
     place = Image.fromarray(library.backgrounds[number % len(library.backgrounds)].rgb)
     place = Image.blend(place, Image.effect_noise(place.size, 90).convert("RGB"), 0.15)  # grain: JPEG of real size
-    thing = Image.fromarray(library.pictures[2 * (number % 40)].rgba).resize((110, 100))
+    thing = Image.fromarray(library.cutouts[2 * (number % 40)].rgba).resize((110, 100))
     speed, phase = rng.uniform(0.05, 0.3), rng.uniform(0, 2 * np.pi)
     with av.open(path, "w") as file:
         stream = file.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "23"})
@@ -110,7 +110,7 @@ def write_scene(path: Path, library, number: int) -> None:
 
 def write_track(path: Path, library, number: int) -> None:
     """A library sound, over and over, its echo on the other side."""
-    sound = np.resize(library.sounds[2 * (number % 40)].waveform, SECONDS * RATE)
+    sound = np.resize(library.recordings[2 * (number % 40)].waveform, SECONDS * RATE)
     stereo = np.stack([sound, np.roll(0.6 * sound, 400 * (number + 1))]).astype(np.float32)
     with av.open(path, "w") as file:
         stream = file.add_stream("aac", rate=RATE, layout="stereo", bit_rate=128_000)

@@ -76,7 +76,7 @@ show(f"This experiment uses {source}.", text.generated_note(library and library.
 
 # %%
 if library:
-    kinds = {"pictures": library.pictures, "recordings": library.sounds}
+    kinds = {"pictures": library.cutouts, "recordings": library.recordings}
     items = [(f"{i.instance} {kind}", i.class_name) for kind in kinds for i in kinds[kind]]
     files = pd.DataFrame(items, columns=["material", "class"])
     counts = files.groupby("material")["class"].agg(files="size", classes="nunique")
@@ -95,12 +95,12 @@ if library:
 
 # %%
 if library:
-    renewed = {picture.class_name for picture in library.pictures if picture.instance == "new"}
-    shown = min(64, len({(p.class_name, p.instance) for p in library.pictures}))
+    renewed = {picture.class_name for picture in library.cutouts if picture.instance == "new"}
+    shown = min(64, len({(p.class_name, p.instance) for p in library.cutouts}))
     count = f"{len(renewed)} of {files['class'].nunique()} classes have a new instance."
     show(
-        figures.cutouts(library.pictures, most=64),
-        f"{shown} of {len(library.pictures)} cut-outs. {count}",
+        figures.cutouts(library.cutouts, most=64),
+        f"{shown} of {len(library.cutouts)} cut-outs. {count}",
     )
 
 # %% [markdown] tags=["optional"]
@@ -126,7 +126,7 @@ if library:
 # It is listed as recorded; composing sets it anew, so that loudness tells nothing about the class.
 
 # %%
-sounds = library.sounds if library else ()
+sounds = library.recordings if library else ()
 table = pd.DataFrame(
     {
         "class": sound.class_name,
@@ -182,7 +182,7 @@ if sounds:
 
 # %%
 if data.stamps:
-    scenes.write(data, library)
+    scenes.write_scenes(data, library)
     count = len(layout.present())
     show(f"The folder holds {count:,} clips; those of one scene share its picture.")
 
@@ -387,14 +387,14 @@ if areas:
 
 # %% tags=["teach"]
 ranks, again = [], []
-plans = scenes.plan(library, "train", data.stamps) if data.stamps else []
+plans = scenes.plan_scenes(library, "train", data.stamps) if data.stamps else []
 for plan in [plan for plan in plans if len(plan.classes) > 1][:200]:
-    available = scenes.pool(library, "train")
+    available = scenes.select_pool(library, "train")
     scene, (clip,) = scenes.make_scene(available, plan, data.stamps.seed, data.stamps.height)
     area, last = np.array([placed.mask.sum() for placed in scene.objects]), len(plan.classes) - 1
-    by_area = (area < area[clip.place]).sum() / last
-    ranks.append((clip.sound.name, by_area, clip.place / last))
-    box = scenes.bounding_box(scene.objects[clip.place].mask)
+    by_area = (area < area[clip.sounding]).sum() / last
+    ranks.append((clip.recording.name, by_area, clip.sounding / last))
+    box = scenes.bounding_box(scene.objects[clip.sounding].mask)
     again.append(layout.annotations("train")[clip.clip_id]["boxes"] == [box])
 ranks = pd.DataFrame(ranks, columns=["recording", "by area", "by order of pasting"])
 show(f"{len(ranks)} such scenes were composed again." if len(ranks) else "")

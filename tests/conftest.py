@@ -53,7 +53,7 @@ def tiny(root: Path, **overrides) -> config.Config:
 def home(tmp_path_factory) -> Path:
     """The folder that holds ``data``: scenes of generated clips in all four splits."""
     folder = tmp_path_factory.mktemp("home")
-    scenes.write(tiny(folder).data, generated.generated_library(RATE, classes=6, backgrounds=8), workers=1)
+    scenes.write_scenes(tiny(folder).data, generated.generate_library(RATE, classes=6, backgrounds=8), workers=1)
     return folder
 
 

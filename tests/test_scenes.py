@@ -20,7 +20,7 @@ RATE = 8000
 
 @pytest.fixture(scope="module")
 def library() -> stamps.Library:
-    return generated.generated_library(RATE, classes=6, backgrounds=16)
+    return generated.generate_library(RATE, classes=6, backgrounds=16)
 
 
 def counts(**changes) -> Stamps:
@@ -29,8 +29,8 @@ def counts(**changes) -> Stamps:
 
 def composed(library: stamps.Library, split: str, config: Stamps):
     """Every scene of a split with its clips, in memory."""
-    available = scenes.pool(library, split)
-    for plan in scenes.plan(library, split, config):
+    available = scenes.select_pool(library, split)
+    for plan in scenes.plan_scenes(library, split, config):
         yield plan, *scenes.make_scene(available, plan, config.seed, config.height)
 
 
@@ -54,7 +54,7 @@ def test_same_seed_same_bytes(configure, tmp_path):
     """In one process or in two."""
     one, two, other = (data(configure, tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4)))
     for part, workers in ((one, 1), (two, 2), (other, 1)):
-        scenes.write(part, generated.generated_library(RATE, classes=4, backgrounds=8), workers=workers)
+        scenes.write_scenes(part, generated.generate_library(RATE, classes=4, backgrounds=8), workers=workers)
     assert digests(one.root) == digests(two.root)
     assert digests(one.root) != digests(other.root)
     assert Layout(one.root).info()["digest"] != Layout(other.root).info()["digest"]
@@ -126,8 +126,8 @@ def test_masks_are_the_pixels_of_their_objects(library, monkeypatch):
     rng = np.random.default_rng(0)
     for index in range(20):
         places.clear()
-        pictures = list(library.pictures[index % 4 : index % 4 + 1 + 2 * (index % 3) : 2])
-        scene = scenes.compose(pictures, library.backgrounds[index % 16], 60, rng)
+        pictures = list(library.cutouts[index % 4 : index % 4 + 1 + 2 * (index % 3) : 2])
+        scene = scenes.compose_image(pictures, library.backgrounds[index % 16], 60, rng)
         used = [np.asarray(layer) / 255 for layer in layers[-len(pictures) :]]
         want = np.asarray(places[0]) / 255
         for layer in used:
@@ -136,7 +136,7 @@ def test_masks_are_the_pixels_of_their_objects(library, monkeypatch):
         for number, placed in enumerate(scene.objects):
             covered = np.any([layer[..., 3] > 0.5 for layer in used[number + 1 :]], axis=0)
             assert np.array_equal(placed.mask, (used[number][..., 3] > 0.5) & ~covered)
-            assert placed.picture is pictures[number]
+            assert placed.cutout is pictures[number]
 
 
 def test_later_objects_hide_earlier_ones():
@@ -152,14 +152,14 @@ def test_later_objects_hide_earlier_ones():
 def test_every_object_is_mostly_visible(library, monkeypatch):
     """Visible pixels against all of the object's, also those that lie outside of the picture."""
     whole = []
-    original = scenes._cutout
+    original = scenes._transform
 
     def remember(*arguments):
         cutout = original(*arguments)
         whole.append((np.asarray(cutout.getchannel("A")) > 127).sum())
         return cutout
 
-    monkeypatch.setattr(scenes, "_cutout", remember)
+    monkeypatch.setattr(scenes, "_transform", remember)
     shares = []
     for _, scene, _ in composed(library, "train", counts(train=120, one_object_share=0.2)):
         last = whole[-len(scene.objects) :]
@@ -171,7 +171,7 @@ def test_every_object_is_mostly_visible(library, monkeypatch):
 
 @pytest.mark.parametrize("backgrounds", [4, 8, 16, 31])
 def test_places_of_train_val_and_test_are_disjoint(backgrounds):
-    library = generated.generated_library(RATE, classes=2, backgrounds=backgrounds)
+    library = generated.generate_library(RATE, classes=2, backgrounds=backgrounds)
     used = {split: scenes.background_names(library, split) for split in scenes.SPLITS}
     assert used["test"] == used["test_new_instances"]
     assert all(used.values())
@@ -194,42 +194,44 @@ def test_objects_that_are_silent_are_of_the_right_instance_too(library):
     for split in scenes.SPLITS:
         wanted = "new" if split == "test_new_instances" else "known"
         for _, scene, clips in composed(library, split, counts(train=20)):
-            assert {placed.picture.instance for placed in scene.objects} == {wanted}
-            assert {clip.sound.instance for clip in clips} == {wanted}
+            assert {placed.cutout.instance for placed in scene.objects} == {wanted}
+            assert {clip.recording.instance for clip in clips} == {wanted}
 
 
 def test_class_without_a_second_recording_is_not_in_new_instances(library):
-    sounds = tuple(s for s in library.sounds if s.name != "generated:002_new")
-    pool = scenes.pool(library._replace(sounds=sounds), "test_new_instances")
-    assert set(pool.pictures) == set(pool.sounds) == {f"shape_{i:03d}" for i in (0, 1, 3, 4, 5)}
+    recordings = tuple(s for s in library.recordings if s.name != "generated:002_new")
+    pool = scenes.select_pool(library._replace(recordings=recordings), "test_new_instances")
+    assert set(pool.cutouts) == set(pool.recordings) == {f"shape_{i:03d}" for i in (0, 1, 3, 4, 5)}
 
 
 def test_sizes_of_splits(library):
     config = counts(train=300, one_object_share=0.7)
-    sizes = {split: [len(plan.classes) for plan in scenes.plan(library, split, config)] for split in scenes.SPLITS}
+    plans = {split: scenes.plan_scenes(library, split, config) for split in scenes.SPLITS}
+    sizes = {split: [len(plan.classes) for plan in plans[split]] for split in scenes.SPLITS}
     assert sizes["test"] == [2] * 10 + [1] * 5 and sizes["test_new_instances"] == [2] * 6
     assert sizes["val"] == [2] * 9 + [1] * 4
     ones = sizes["train"].count(1)
     assert len(sizes["train"]) == 300 and abs(ones - 210) < 3.5 * np.sqrt(300 * 0.7 * 0.3)
     assert abs(sizes["train"].count(2) - (300 - ones) / 2) < 3.5 * np.sqrt(90) / 2
     for split in scenes.SPLITS:
-        for plan in scenes.plan(library, split, config):
+        for plan in scenes.plan_scenes(library, split, config):
             assert len(set(plan.classes)) == len(plan.classes)
 
 
 def test_each_object_of_a_test_scene_sounds_in_turn(library):
     for plan, scene, clips in composed(library, "test", counts()):
-        assert [clip.place for clip in clips] == list(range(len(scene.objects)))
+        assert [clip.sounding for clip in clips] == list(range(len(scene.objects)))
         for clip in clips:
-            assert clip.sound.class_name == plan.classes[clip.place] == scene.objects[clip.place].picture.class_name
+            sounding = scene.objects[clip.sounding].cutout
+            assert clip.recording.class_name == plan.classes[clip.sounding] == sounding.class_name
         assert len({clip.clip_id for clip in clips}) == len(clips)
 
 
 def spread_of_classes(split: str, classes: int) -> int:
-    library = generated.generated_library(RATE, classes=classes, backgrounds=8)
+    library = generated.generate_library(RATE, classes=classes, backgrounds=8)
     config = counts(train=101, val=33, test=33, test_new_instances=33)
-    names = [name for plan in scenes.plan(library, split, config) for name in plan.classes]
-    often = [names.count(name) for name in {picture.class_name for picture in library.pictures}]
+    names = [name for plan in scenes.plan_scenes(library, split, config) for name in plan.classes]
+    often = [names.count(name) for name in {picture.class_name for picture in library.cutouts}]
     return max(often) - min(often)
 
 
@@ -267,19 +269,19 @@ def test_nothing_to_be_seen_tells_what_sounds(many, name):
     found, variance = [], 0.0
     for _, scene, [clip] in many:
         rank = ranks([PROPERTIES[name](placed) for placed in scene.objects])
-        found.append(rank[clip.place])
+        found.append(rank[clip.sounding])
         variance += rank.var()
     assert abs(np.mean(found) - 0.5) < 3 * np.sqrt(variance) / len(found)
 
 
 def test_order_and_class_tell_nothing_either(many):
-    last = [clip.place == len(scene.objects) - 1 for _, scene, [clip] in many]
+    last = [clip.sounding == len(scene.objects) - 1 for _, scene, [clip] in many]
     chance = np.array([1 / len(scene.objects) for _, scene, _ in many])
     assert abs(np.sum(last) - chance.sum()) < 3 * np.sqrt((chance * (1 - chance)).sum())
     share = {}
     for plan, _, [clip] in many:
         for place, name in enumerate(plan.classes):
-            share.setdefault(name, []).append((clip.place == place) - 1 / len(plan.classes))
+            share.setdefault(name, []).append((clip.sounding == place) - 1 / len(plan.classes))
     for residuals in share.values():
         assert abs(np.sum(residuals)) < 4 * np.sqrt(len(residuals) * 0.25)
 
@@ -296,10 +298,10 @@ def test_areas_of_boxes_are_those_of_vggss(library):
 
 def test_sound_is_a_window_of_the_recording_at_a_level_with_noise(library):
     rng = np.random.default_rng(0)
-    recording = library.sounds[0]
+    recording = library.recordings[0]
     levels = []
     for _ in range(60):
-        got = scenes.compose_sound(recording, RATE, RATE, rng)
+        got = scenes.compose_audio(recording, RATE, RATE, rng)
         assert got.dtype == np.int16 and got.shape == (RATE,)
         values = got / 32768
         levels.append(20 * np.log10(np.sqrt(np.mean(values**2))))
@@ -312,16 +314,16 @@ def test_sound_is_a_window_of_the_recording_at_a_level_with_noise(library):
 
 @pytest.mark.parametrize("length", [10, 1000, RATE - 1, RATE])
 def test_short_recording_is_repeated(library, length):
-    sound = library.sounds[0]._replace(waveform=library.sounds[0].waveform[:length])
-    got = scenes.compose_sound(sound, RATE, RATE, np.random.default_rng(1))
+    sound = library.recordings[0]._replace(waveform=library.recordings[0].waveform[:length])
+    got = scenes.compose_audio(sound, RATE, RATE, np.random.default_rng(1))
     assert got.shape == (RATE,)
     quiet = np.abs(got.reshape(10, -1)).max(axis=1)
     assert (quiet > 0).all()
 
 
 def test_silent_recording_is_no_fault(library):
-    sound = library.sounds[0]._replace(waveform=np.zeros(100, np.float32))
-    assert np.abs(scenes.compose_sound(sound, RATE, RATE, np.random.default_rng(1))).max() < 100
+    sound = library.recordings[0]._replace(waveform=np.zeros(100, np.float32))
+    assert np.abs(scenes.compose_audio(sound, RATE, RATE, np.random.default_rng(1))).max() < 100
 
 
 # Writing
@@ -329,7 +331,7 @@ def test_silent_recording_is_no_fault(library):
 
 def test_interrupted_writing_leaves_no_finished_folder(configure, tmp_path, monkeypatch):
     part = data(configure, tmp_path / "scenes")
-    library = generated.generated_library(RATE, classes=4, backgrounds=8)
+    library = generated.generate_library(RATE, classes=4, backgrounds=8)
     original = scenes._write_split
 
     def interrupted(folder, data, library, split, workers):
@@ -339,40 +341,40 @@ def test_interrupted_writing_leaves_no_finished_folder(configure, tmp_path, monk
 
     monkeypatch.setattr(scenes, "_write_split", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        scenes.write(part, library, workers=1)
+        scenes.write_scenes(part, library, workers=1)
     assert not part.root.exists()
     monkeypatch.undo()
-    scenes.write(part, library, workers=1)
+    scenes.write_scenes(part, library, workers=1)
     fresh = data(configure, tmp_path / "fresh")
-    scenes.write(fresh, library, workers=1)
+    scenes.write_scenes(fresh, library, workers=1)
     assert digests(part.root) == digests(fresh.root)  # nothing of the first attempt is left in it
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "scenes"]
 
 
 def test_finished_folder_is_left_alone_and_another_seed_replaces_it(configure, tmp_path):
-    library = generated.generated_library(RATE, classes=4, backgrounds=8)
+    library = generated.generate_library(RATE, classes=4, backgrounds=8)
     part = data(configure, tmp_path / "scenes")
-    scenes.write(part, library, workers=1)
+    scenes.write_scenes(part, library, workers=1)
     mark = part.root / "mark"
     mark.touch()
-    scenes.write(part, library, workers=1)
+    scenes.write_scenes(part, library, workers=1)
     assert mark.exists()
     mark.unlink()
     before = digests(part.root)
     other = data(configure, tmp_path / "scenes", seed=1)
-    scenes.write(other, library, workers=1)
+    scenes.write_scenes(other, library, workers=1)
     assert digests(part.root) != before and len(Layout(other.root).ids("train")) == 5
 
 
 @pytest.mark.parametrize("same", [{"media": "debs"}, {"source": "auto"}, {"subset": "all"}])
 def test_where_the_media_come_from_composes_nothing_again(configure, tmp_path, same):
     """The bytes of the library count, not the folder or the rule by which it was found."""
-    library = generated.generated_library(RATE, classes=4, backgrounds=8)
-    scenes.write(data(configure, tmp_path / "scenes"), library, workers=1)
+    library = generated.generate_library(RATE, classes=4, backgrounds=8)
+    scenes.write_scenes(data(configure, tmp_path / "scenes"), library, workers=1)
     mark = tmp_path / "scenes/mark"
     mark.touch()
     before = digests(tmp_path / "scenes")
-    scenes.write(data(configure, tmp_path / "scenes", **same), library, workers=1)
+    scenes.write_scenes(data(configure, tmp_path / "scenes", **same), library, workers=1)
     assert mark.exists() and digests(tmp_path / "scenes") == before
 
 
@@ -381,20 +383,20 @@ def test_where_the_media_come_from_composes_nothing_again(configure, tmp_path, s
               "annotations/mine.json", "notes.txt"]
 )  # fmt: skip
 def test_what_the_user_added_is_never_removed(configure, tmp_path, added):
-    library = generated.generated_library(RATE, classes=4, backgrounds=8)
+    library = generated.generate_library(RATE, classes=4, backgrounds=8)
     part, other = data(configure, tmp_path / "scenes"), data(configure, tmp_path / "scenes", seed=1)
-    scenes.write(part, library, workers=1)
+    scenes.write_scenes(part, library, workers=1)
     path = part.root / added
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
     before = digests(part.root)
     with pytest.raises(InputError, match=rf"other settings and 1 file.*\({re.escape(added)}\): move"):
-        scenes.write(other, library, workers=1)
+        scenes.write_scenes(other, library, workers=1)
     assert digests(part.root) == before
     path.unlink()
     (part.root / "clips.lmdb").mkdir()
     (part.root / "clips.lmdb/data.mdb").write_text("a store of the old scenes, which is made of them")
-    scenes.write(other, library, workers=1)
+    scenes.write_scenes(other, library, workers=1)
     assert digests(part.root) != before and not (part.root / "clips.lmdb").exists()
 
 
@@ -407,14 +409,14 @@ def test_other_data_are_never_replaced(configure, tmp_path, info):
         Layout(part.root).write_info(**info)
     before = digests(part.root)
     with pytest.raises(InputError, match="holds other data"):
-        scenes.write(part, generated.generated_library(RATE, classes=4, backgrounds=8), workers=1)
+        scenes.write_scenes(part, generated.generate_library(RATE, classes=4, backgrounds=8), workers=1)
     assert digests(part.root) == before
 
 
 def test_too_few_classes_are_refused():
-    library = generated.generated_library(RATE, classes=1, backgrounds=8)
+    library = generated.generate_library(RATE, classes=1, backgrounds=8)
     with pytest.raises(ValueError, match="at least two classes"):
-        scenes.plan(library, "train", counts())
+        scenes.plan_scenes(library, "train", counts())
 
 
 def test_picture_is_stored_as_a_good_jpeg(configure):

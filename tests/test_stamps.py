@@ -100,12 +100,13 @@ def test_media_come_out_of_a_deb(tiny, compression):
     written = sorted(p.relative_to(folder / "media-a").as_posix() for p in folder.rglob("*") if p.is_file())
     assert written == sorted(name for name in FILES if name != "usr/a/drawing.png")
     library = stamps.load_library(folder, RATE)
-    assert [p.name for p in library.pictures] == ["media-a:usr/a/dog", "media-a:usr/a/cat", "media-a:usr/a/cat2"]
-    assert [p.instance for p in library.pictures] == ["known", "known", "new"]
-    assert library.pictures[0].rgba.shape == (30, 50, 4), "cropped to the opaque part"
-    np.testing.assert_array_equal(library.pictures[0].rgba, np.array(Image.open(io.BytesIO(png(0))))[10:40, 20:70])
-    assert all(s.waveform.dtype == np.float32 and s.waveform.ndim == 1 for s in library.sounds)
-    assert all(0.49 * RATE < len(s.waveform) < 0.53 * RATE for s in library.sounds), "silence at the ends is cut off"
+    assert [p.name for p in library.cutouts] == ["media-a:usr/a/dog", "media-a:usr/a/cat", "media-a:usr/a/cat2"]
+    assert [p.instance for p in library.cutouts] == ["known", "known", "new"]
+    assert library.cutouts[0].rgba.shape == (30, 50, 4), "cropped to the opaque part"
+    np.testing.assert_array_equal(library.cutouts[0].rgba, np.array(Image.open(io.BytesIO(png(0))))[10:40, 20:70])
+    assert all(s.waveform.dtype == np.float32 and s.waveform.ndim == 1 for s in library.recordings)
+    lengths = [len(s.waveform) / RATE for s in library.recordings]
+    assert all(0.49 < seconds < 0.53 for seconds in lengths), "silence at the ends is cut off"
     assert library.backgrounds[0].rgb.shape == (60, 80, 3)
     assert not library.missing and not library.generated
     # the second time nothing is looked for
@@ -203,7 +204,7 @@ def test_another_release_from_apt_is_downloaded_once(tiny, monkeypatch):
 
 
 def test_manifest_keeps_its_rules():
-    considered, usable = stamps.manifest("considered"), stamps.manifest("all")
+    considered, usable = stamps.read_manifest("considered"), stamps.read_manifest("all")
     with stamps.MANIFEST.open(newline="") as file:
         assert next(csv.reader(file)) == ["kind", "class", "instance", "demo", "package", "path", "sha256", "note"]
     assert len({(e.package, e.path) for e in considered}) == len(considered)
@@ -221,7 +222,7 @@ def test_manifest_keeps_its_rules():
 
 @pytest.mark.parametrize("subset", ["demo", "all"])
 def test_manifest_has_what_scenes_need(subset):
-    entries, have = stamps.manifest(subset), defaultdict(set)
+    entries, have = stamps.read_manifest(subset), defaultdict(set)
     for e in entries:
         have[e.class_name].add((e.instance, e.kind))
         assert e.class_name == e.class_name.lower().replace(" ", "_").replace("-", "_")
@@ -237,28 +238,28 @@ def test_manifest_has_what_scenes_need(subset):
 
 
 def test_generated_library_repeats_and_differs_by_class():
-    first, second = (generated.generated_library(RATE, classes=6, backgrounds=3, seed=1) for _ in range(2))
-    other = generated.generated_library(RATE, classes=6, backgrounds=3, seed=2)
+    first, second = (generated.generate_library(RATE, classes=6, backgrounds=3, seed=1) for _ in range(2))
+    other = generated.generate_library(RATE, classes=6, backgrounds=3, seed=2)
     assert first.generated and first.digest == second.digest != other.digest
-    for field in ("pictures", "sounds", "backgrounds"):
+    for field in ("cutouts", "recordings", "backgrounds"):
         for a, b in zip(getattr(first, field), getattr(second, field), strict=True):
             assert a.name == b.name
             np.testing.assert_array_equal(a[-1], b[-1])
-    assert len(first.pictures) == len(first.sounds) == 12 and len(first.backgrounds) == 3
-    assert [p.instance for p in first.pictures[:2]] == ["known", "new"]
-    for picture in first.pictures:
+    assert len(first.cutouts) == len(first.recordings) == 12 and len(first.backgrounds) == 3
+    assert [p.instance for p in first.cutouts[:2]] == ["known", "new"]
+    for picture in first.cutouts:
         alpha = picture.rgba[..., 3]
         assert picture.rgba.dtype == np.uint8 and 0.3 < (alpha > 127).mean() < 0.95
         assert (alpha[0] > 127).any() and (alpha[:, -1] > 127).any() and ((alpha > 0) & (alpha < 255)).any()
-    for sound in first.sounds:
+    for sound in first.recordings:
         assert sound.waveform.dtype == np.float32 and 0.1 < np.abs(sound.waveform).max() <= 1
     spectra = np.array(
-        [np.log(np.abs(np.fft.rfft(s.waveform)) + 1).reshape(-1, 1)[:8000].ravel() for s in first.sounds]
+        [np.log(np.abs(np.fft.rfft(s.waveform)) + 1).reshape(-1, 1)[:8000].ravel() for s in first.recordings]
     )
     spectra = np.array([np.convolve(s, np.ones(50) / 50, "valid") for s in spectra])
     distance = np.linalg.norm(spectra[:, None] - spectra[None], axis=2) + 1e9 * np.eye(12)
-    nearest = [first.sounds[i].class_name for i in distance.argmin(axis=1)]
-    assert nearest == [s.class_name for s in first.sounds], "the two recordings of a class are the most alike"
+    nearest = [first.recordings[i].class_name for i in distance.argmin(axis=1)]
+    assert nearest == [s.class_name for s in first.recordings], "the two recordings of a class are the most alike"
 
 
 @pytest.mark.media
@@ -270,13 +271,13 @@ def test_real_media(tmp_path):
     except stamps.MediaUnavailable as error:
         pytest.skip(f"the Stamps packages are missing: {error}")
     library = stamps.load_library(folder, RATE, subset="all")
-    assert not library.generated and len(library.missing) < 0.2 * len(stamps.manifest("all"))
-    for picture in library.pictures:
+    assert not library.generated and len(library.missing) < 0.2 * len(stamps.read_manifest("all"))
+    for picture in library.cutouts:
         opaque = (picture.rgba[..., 3] > 127).mean()
-        assert 0.05 < opaque < 0.95 and 40 < max(picture.rgba.shape[:2]) <= stamps.PICTURE_SIDE, picture.name
-    for sound in library.sounds:
+        assert 0.05 < opaque < 0.95 and 40 < max(picture.rgba.shape[:2]) <= stamps.CUTOUT_SIDE, picture.name
+    for sound in library.recordings:
         assert len(sound.waveform) > 0.05 * RATE and np.abs(sound.waveform).max() > 0.03, sound.name
         assert np.isfinite(sound.waveform).all(), sound.name
     assert min(min(b.rgb.shape[:2]) for b in library.backgrounds) >= 300
     demo = stamps.load_library(folder, RATE, subset="demo")
-    assert {p.name for p in demo.pictures} < {p.name for p in library.pictures} and demo.digest != library.digest
+    assert {p.name for p in demo.cutouts} < {p.name for p in library.cutouts} and demo.digest != library.digest

@@ -20,7 +20,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
 
 from sslib.metrics import resize
-from sslib.stamps.library import Background, Picture
+from sslib.stamps.library import Background, Cutout
 
 TRUTH = "#2bff88"  # outline of the ground truth
 COLOURS = sns.color_palette("colorblind")
@@ -109,7 +109,7 @@ def contact_sheet(
     return figure
 
 
-def cutouts(pictures: Sequence[Picture], most: int = 64) -> Figure:
+def cutouts(pictures: Sequence[Cutout], most: int = 64) -> Figure:
     """Draw one cut-out of each class on grey; where a class has a new instance, that one comes right after it."""
     first = {(picture.class_name, picture.instance): picture.rgba for picture in reversed(pictures)}
     renewed = {name for name, instance in first if instance == "new"}

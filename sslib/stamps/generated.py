@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import colorsys
-import hashlib
 
 import numpy as np
 from PIL import Image
 
-from sslib.stamps.library import Background, Library, Picture, Sound
+from sslib.data.layout import digest
+from sslib.stamps.library import Background, Cutout, Library, Recording
 
 
-def generated_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 8, seed: int = 0) -> Library:
-    """A drawn shape and a synthesized sound a class, each as a known and a new instance, and places of smooth noise.
+def generate_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 8, seed: int = 0) -> Library:
+    """Make a drawn shape and a synthesized sound for each class, known and new, and places of smooth noise.
 
     The material of tests, and of a demonstration where no media can be had. `seed` decides every byte.
     """
     rng = np.random.default_rng([seed, classes, backgrounds])
-    pictures, sounds = [], []
+    cutouts, recordings = [], []
     for index in range(classes):
         for instance in ("known", "new"):
             label = f"generated:{index:03d}_{instance}", f"shape_{index:03d}", instance
-            pictures.append(Picture(*label, _shape(index, classes, rng)))
-            sounds.append(Sound(*label, _tone(index, classes, sample_rate, rng)))
-    places = tuple(Background(f"generated:place_{index:03d}", _place(rng)) for index in range(backgrounds))
-    digest = hashlib.sha256(f"generated 1 {sample_rate} {classes} {backgrounds} {seed}".encode()).hexdigest()
-    return Library(tuple(pictures), tuple(sounds), places, generated=True, digest=digest)
+            cutouts.append(Cutout(*label, _draw_shape(index, classes, rng)))
+            recordings.append(Recording(*label, _synthesize(index, classes, sample_rate, rng)))
+    places = tuple(Background(f"generated:place_{index:03d}", _draw_background(rng)) for index in range(backgrounds))
+    made_of = digest(["generated", 1, sample_rate, classes, backgrounds, seed])
+    return Library(tuple(cutouts), tuple(recordings), places, generated=True, digest=made_of)
 
 
-def _shape(index: int, classes: int, rng: np.random.Generator, side: int = 160) -> np.ndarray:
-    """A flower of the class's number of petals, hue and texture, uint8 (H, W, 4) with a soft edge."""
+def _draw_shape(index: int, classes: int, rng: np.random.Generator, side: int = 160) -> np.ndarray:
+    """Draw a flower of the class's number of petals, hue and texture, uint8 (H, W, 4) with a soft edge."""
     width, height = side, round(side * rng.uniform(0.7, 1.0))
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
@@ -46,9 +46,9 @@ def _shape(index: int, classes: int, rng: np.random.Generator, side: int = 160) 
     return rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _tone(index: int, classes: int, sample_rate: int, rng: np.random.Generator, seconds: float = 2.0) -> np.ndarray:
-    """A sound of the class's kind (harmonics, chirps, bursts of noise, warble) around its pitch, float32 (samples,)."""
-    time = np.arange(round(seconds * sample_rate)) / sample_rate
+def _synthesize(index: int, classes: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """Synthesize 2 s of the class's kind (harmonics, chirps, noise bursts, warble) at its pitch, float32 (samples,)."""
+    time = np.arange(2 * sample_rate) / sample_rate
     highest = min(3000.0, sample_rate / 8)
     pitch = 150 * (highest / 150) ** (index / max(1, classes - 1)) * rng.uniform(0.96, 1.04)
     rate, phase = (2 + index % 5) * rng.uniform(0.95, 1.05), rng.uniform(0, 2 * np.pi)
@@ -68,8 +68,8 @@ def _tone(index: int, classes: int, sample_rate: int, rng: np.random.Generator, 
     return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
 
 
-def _place(rng: np.random.Generator, size: tuple[int, int] = (480, 360)) -> np.ndarray:
-    """Smooth noise of three octaves, uint8 (H, W, 3)."""
+def _draw_background(rng: np.random.Generator, size: tuple[int, int] = (480, 360)) -> np.ndarray:
+    """Draw smooth noise of three octaves, uint8 (H, W, 3)."""
     total = np.zeros((size[1], size[0], 3))
     for cells, weight in ((3, 0.5), (8, 0.3), (30, 0.2)):
         noise = Image.fromarray(rng.integers(0, 256, (cells * 3 // 4 + 1, cells, 3), dtype=np.uint8))

@@ -1,14 +1,15 @@
-"""The Stamps: real cut-out photographs, recordings of what they sound like and photographs of places, fetched by name.
+"""The media of the Stamps: cut-out photographs, recordings of what they sound like, photographs of places.
 
-The media belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file
-by sha256, with its class and a verdict. Here the pinned files are brought together (`fetch_media`) and read
-(`load_library`); where there are none, ``sslib.stamps.generated`` makes stand-ins.
+They belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file by
+sha256, with its class and a verdict. Here the pinned files are fetched (`fetch_media`) and read (`load_library`); where
+there are none, ``generated`` makes stand-ins.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import lzma
 import os
@@ -27,11 +28,12 @@ import soxr
 from PIL import Image
 
 from sslib.config import InputError, SslibError
+from sslib.data.layout import digest, write_atomic
 
 MANIFEST = Path(__file__).with_name("stamps_manifest.csv")
 MEDIA_VARIABLE = "SSLIB_STAMPS_MEDIA"
 INSTALLED = Path("/")  # where dpkg puts a package's files
-PICTURE_SIDE, BACKGROUND_SIDE = 512, 1024  # pixels, the longest side at most
+CUTOUT_SIDE, BACKGROUND_SIDE = 512, 1024  # pixels, the longest side at most
 
 
 class Entry(NamedTuple):
@@ -48,11 +50,11 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The identity of a picture, recording or place: ``package:path-without-suffix``."""
+        """Identify a cut-out, recording or place: ``package:path-without-suffix``."""
         return f"{self.package}:{Path(self.path).with_suffix('').as_posix()}"
 
 
-class Picture(NamedTuple):
+class Cutout(NamedTuple):
     """An object cut out along its outline."""
 
     name: str
@@ -61,7 +63,7 @@ class Picture(NamedTuple):
     rgba: np.ndarray  # uint8 (H, W, 4), cropped to its opaque part
 
 
-class Sound(NamedTuple):
+class Recording(NamedTuple):
     """What an object sounds like; silence at both ends is cut off, the level is as recorded."""
 
     name: str
@@ -80,8 +82,8 @@ class Background(NamedTuple):
 class Library(NamedTuple):
     """All that scenes are made of. ``digest`` changes with every file that is missing."""
 
-    pictures: tuple[Picture, ...]
-    sounds: tuple[Sound, ...]
+    cutouts: tuple[Cutout, ...]
+    recordings: tuple[Recording, ...]
     backgrounds: tuple[Background, ...]
     generated: bool
     digest: str
@@ -92,8 +94,8 @@ class MediaUnavailable(SslibError, FileNotFoundError):
     """Too few of the media files can be had to compose any scene."""
 
 
-def manifest(subset: Literal["demo", "all", "considered"] = "all") -> list[Entry]:
-    """The manifest's lines: those of the demo, all usable ones, or with the rejected ones too (``note`` says why)."""
+def read_manifest(subset: Literal["demo", "all", "considered"] = "all") -> list[Entry]:
+    """Read the manifest: the files of the demo, all usable ones, or the rejected ones too (``note`` says why)."""
     with MANIFEST.open(encoding="utf-8", newline="") as file:
         entries = [Entry(*row)._replace(demo=row[3] == "1") for row in list(csv.reader(file))[1:]]
     if subset == "considered":
@@ -115,7 +117,7 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
     NotADirectoryError
         When the folder given by hand is not there.
     """
-    folder, tried, entries = Path(folder), [], manifest()
+    folder, tried, entries = Path(folder), [], read_manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
     if media and not Path(media).is_dir():
         raise InputError(f"{media}: this folder of Stamps media, given by hand, does not exist")
@@ -131,7 +133,7 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
 
 
 def _absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
-    """Entries that are not under `folder` with the digest that the manifest pins, by package and path."""
+    """Find the entries that are not under `folder` with the digest that the manifest pins, by package and path."""
     return {(e.package, e.path): e for e in entries if _sha256(folder / e.package / e.path) != e.sha256}
 
 
@@ -162,20 +164,23 @@ def _require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dic
 
 def _sha256(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        info = path.stat()
+        return _hash(path, info.st_size, info.st_mtime_ns)
     except OSError:
         return None
 
 
+@functools.cache
+def _hash(path: Path, size: int, changed: int) -> str:
+    """Hash a file once, for as long as it has this size and time."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def _keep(folder: Path, entry: Entry, content: bytes) -> bool:
-    """Write a file of the right digest under its name in one step; refuse any other."""
+    """Write a file of the right digest; refuse any other."""
     if hashlib.sha256(content).hexdigest() != entry.sha256:
         return False
-    target = folder / entry.package / entry.path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".partial-", delete=False) as partial:
-        partial.write(content)
-    Path(partial.name).replace(target)
+    write_atomic(folder / entry.package / entry.path, content)
     return True
 
 
@@ -214,7 +219,7 @@ def _unpack(folder: Path, wanted: dict, package: str, deb: Path, tried: list[str
 
 @contextlib.contextmanager
 def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
-    """The data archive of a .deb, which is an `ar` archive of three members with headers of 60 bytes."""
+    """Open the data archive of a .deb, which is an `ar` archive of three members with headers of 60 bytes."""
     if file.read(8) != b"!<arch>\n":
         raise ValueError("not a .deb file")
     while not (header := file.read(60)).startswith(b"data.tar"):
@@ -236,7 +241,7 @@ def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
 
 def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
     """Take what is wanted from packages that apt-get downloads into a private folder."""
-    edition = hashlib.sha256(MANIFEST.read_bytes()).hexdigest()
+    edition = _sha256(MANIFEST)
     done = {p: folder / p / ".downloaded" for p, _ in wanted}  # not again for the same manifest
     packages = sorted(p for p in done if not done[p].exists() or done[p].read_text() != edition)
     if not packages:
@@ -274,61 +279,55 @@ def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
 
 
 def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all"] = "demo") -> Library:
-    """Read the pictures, sounds (at `sample_rate` Hz) and places that `fetch_media` brought to `folder`.
+    """Read the cut-outs, recordings (at `sample_rate` Hz) and places that `fetch_media` brought to `folder`.
 
     Raises
     ------
     MediaUnavailable
         When no scene could be composed of what is there.
     """
-    entries = manifest(subset)
+    entries = read_manifest(subset)
     missing = _require_enough(Path(folder), entries, [])
     there = [e for e in entries if (e.package, e.path) not in missing]
-    labels = "\n".join(sorted(f"{e.kind} {e.class_name} {e.instance} {e.name} {e.sha256}" for e in there))
-    pictures, sounds, backgrounds = [], [], []
+    found: dict[str, list] = {"picture": [], "sound": [], "background": []}
     for e in there:
         path = Path(folder) / e.package / e.path
         if e.kind == "picture":
-            pictures.append(Picture(e.name, e.class_name, e.instance, read_picture(path)))
+            found[e.kind].append(Cutout(e.name, e.class_name, e.instance, read_cutout(path)))
         elif e.kind == "sound":
-            sounds.append(Sound(e.name, e.class_name, e.instance, read_sound(path, sample_rate)))
+            found[e.kind].append(Recording(e.name, e.class_name, e.instance, read_recording(path, sample_rate)))
         else:
-            backgrounds.append(Background(e.name, read_background(path)))
-    return Library(
-        tuple(pictures),
-        tuple(sounds),
-        tuple(backgrounds),
-        generated=False,
-        digest=hashlib.sha256(labels.encode()).hexdigest(),
-        missing=tuple(f"{package}/{path}" for package, path in sorted(missing)),
-    )
+            found[e.kind].append(Background(e.name, read_background(path)))
+    made_of = digest(sorted([e.kind, e.class_name, e.instance, e.name, e.sha256] for e in there))
+    names = tuple(f"{package}/{path}" for package, path in sorted(missing))
+    return Library(*map(tuple, found.values()), generated=False, digest=made_of, missing=names)
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """A cut-out, uint8 (H, W, 4), cropped to where it is more opaque than transparent."""
+def read_cutout(path: Path) -> np.ndarray:
+    """Read a cut-out, uint8 (H, W, 4), cropped to where it is more opaque than transparent."""
     with Image.open(path) as file:
         image = file.convert("RGBA")
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 127)).getbbox()
     image = image.crop(box).convert("RGBa")  # premultiplied: hidden colours must not bleed into the edge
-    image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    image.thumbnail((CUTOUT_SIDE, CUTOUT_SIDE))
     return np.array(image.convert("RGBA"))
 
 
 def read_background(path: Path) -> np.ndarray:
-    """A photograph, uint8 (H, W, 3)."""
+    """Read a photograph, uint8 (H, W, 3)."""
     with Image.open(path) as file:
         image = file.convert("RGB")
     image.thumbnail((BACKGROUND_SIDE, BACKGROUND_SIDE))
     return np.array(image)
 
 
-def read_sound(path: Path, sample_rate: int) -> np.ndarray:
-    """A recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends."""
+def read_recording(path: Path, sample_rate: int) -> np.ndarray:
+    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends."""
     waveform, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return trim(soxr.resample(waveform.mean(axis=1), original_rate, sample_rate, quality="HQ"), sample_rate)
+    return trim_silence(soxr.resample(waveform.mean(axis=1), original_rate, sample_rate, quality="HQ"), sample_rate)
 
 
-def trim(waveform: np.ndarray, sample_rate: int, below: float = 40.0) -> np.ndarray:
+def trim_silence(waveform: np.ndarray, sample_rate: int, below: float = 40.0) -> np.ndarray:
     """Cut off both ends as far as each 10 ms are `below` dB quieter than the loudest 10 ms."""
     hop = max(1, sample_rate // 100)
     frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
