@@ -299,7 +299,7 @@ def test_media_that_appear_make_notebook_01_run_again(tmp_path, monkeypatch):
     monkeypatch.setenv(stamps.MEDIA_VARIABLE, str(media))
     (media / "tuxpaint-stamps-default_1_all.deb").write_bytes(b"package")
     auto.append(digest("auto"))
-    path = installed / stamps.manifest()[0].path
+    path = installed / stamps.read_manifest()[0].path
     path.parent.mkdir(parents=True)
     path.write_bytes(b"picture")
     auto.append(digest("auto"))

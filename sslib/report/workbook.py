@@ -271,7 +271,7 @@ def _sources(data: Data) -> list[Any]:
     if data.stamps and data.stamps.source != "generated":
         given = data.stamps.media or os.environ.get(stamps.MEDIA_VARIABLE)
         folders += [Path(given)] if given else []
-        installed = [entry.path for entry in stamps.manifest() if (stamps.INSTALLED / entry.path).is_file()]
+        installed = [entry.path for entry in stamps.read_manifest() if (stamps.INSTALLED / entry.path).is_file()]
     return [layout.list_files(folder, without=data.root) for folder in folders] + installed
 
 
