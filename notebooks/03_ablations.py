@@ -146,11 +146,12 @@ if runs:
     results["label"] = [MEASURES[measure].label for measure in results["measure"]]
 
 # %%
+labels = [MEASURES[measure].label for measure in measures]
 if runs:
     cells = results.assign(text=results.apply(format_interval, axis=1, percent=True))
     for name, rows in cells.groupby("set", sort=False):
         wide = rows.pivot(index="variant", columns="label", values="text")
-        wide = wide.loc[list(variants), rows["label"].unique()]
+        wide = wide.loc[list(variants), [label for label in labels if label in wide]]
         size, clusters, union = rows[["clips", "clusters", "all_clips"]].max()
         title = f"**{name}**, {size} of {union} clips, which all variants have, of {clusters} recordings"
         show(title, wide.rename_axis(index=None, columns=None))
@@ -233,7 +234,9 @@ if len(differences):
     cells = differences.assign(text=cells)
     wide = cells.pivot(index=["set", "variant"], columns="label", values="text")
     order = pd.MultiIndex.from_product([cells["set"].unique(), others], names=[None, None])
-    wide = wide.reindex(order, columns=cells["label"].unique()).rename_axis(columns=None)
+    wide = wide.reindex(order, columns=[label for label in labels if label in wide]).rename_axis(
+        columns=None
+    )
     show(wide.style.set_properties(**{"white-space": "nowrap"}))
 
 # %% [markdown]
@@ -244,4 +247,4 @@ if len(differences):
 
 # %%
 if len(differences):
-    show(text.settled(pointing, settings.evaluation.confidence))
+    show(text.settled(pointing, base, settings.evaluation.confidence))

@@ -232,16 +232,27 @@ def test_best_and_worst(low, words):
     )
 
 
+def test_equal_variants_are_two():
+    table = pd.DataFrame({"variant": ["base", "both"], "set": "test", "value": 0.0, "low": 0.0, "high": 0.0})
+    assert text.best_and_worst(table).startswith("- test: from 0.0% (base) to 0.0% (both); the intervals")
+
+
 def test_what_comparisons_settle():
     one = {"variant": "both", "set": "test, pairs", "outcome": "better", "seeds": 1}
-    said = text.settled(pd.DataFrame([one] * 2), 0.95)
-    assert said.startswith("- **both**, test, pairs: better (single seed).\n- **both**")
-    assert (
-        "These are 2 intervals read at once: at 95% each, 0.1 of them" in said and "None of the 2 comparisons" in said
-    )
     two = one | {"seeds": 2}
-    said = text.settled(pd.DataFrame([two, two | {"outcome": "inconclusive"}]), 0.95)
-    assert "test, pairs: better.\n" in said and "**1 of 2 comparisons are settled at this budget**" in said
+    open_ = [one | {"outcome": "inconclusive"}, two | {"outcome": "inconclusive"}]
+    said = text.settled(pd.DataFrame([one, *open_]), "base", 0.95)
+    begin = "- **both** against base, test, pairs: "
+    assert said.splitlines()[:3] == [
+        f"{begin}single seed: inconclusive (better on these recordings, but another seed may differ).",
+        f"{begin}single seed: not distinguishable at this budget.",
+        f"{begin}not distinguishable at this budget.",
+    ]
+    assert "These are 3 intervals read at once: at 95% each, 0.2 of them" in said
+    assert "None of the 3 comparisons settles" in said
+    said = text.settled(pd.DataFrame([two | {"outcome": "worse"}, *open_]), "base", 0.95)
+    assert said.startswith(f"{begin}worse at this budget, in 2 seeds.\n")
+    assert "**1 of 3 comparisons are settled at this budget**" in said
 
 
 def test_sound_gains():

@@ -43,13 +43,7 @@ def show(*parts: object) -> None:
 
 def generated_note(generated: bool) -> HTML | None:
     """Return the warning that an experiment is not on real data, or nothing."""
-    style = "background:#fff3cd; border:2px solid #b8860b; border-radius:4px; padding:.8rem 1rem; color:#5c4700"
-    text = (
-        "<b>Generated clips, not real data.</b> Shapes are drawn and sounds synthesized: the configuration asks for "
-        "it, or no media could be had. Every number here shows that the workbook runs. None says anything about the "
-        "method."
-    )
-    return HTML(f'<div role="note" style="{style}">{text}</div>') if generated else None
+    return HTML(HTML_TEMPLATES.get_template("generated.html.j2").render()) if generated else None
 
 
 def format_interval(row: Mapping[str, Any], *, sign: bool = False, percent: bool = False) -> str:
@@ -214,18 +208,14 @@ def comparison_text(table: pd.DataFrame) -> str:
         column = f"{row['run']} ({row['seeds']} seed{'s' if row['seeds'] > 1 else ''})"
         cells.append(row | {"column": column, "text": format_interval(row, percent=True)})
         if gain := gains.get(number):
-            text = f"{format_interval(gain, sign=True, percent=True)} {gain_outcome(gain)}"
+            single = " (single seed)" * (gain["seeds"] == 1)  # which tells nothing about another training
+            text = f"{format_interval(gain, sign=True, percent=True)} {gain['outcome']}{single}"
             cells.append(row | {"column": f"gain of {row['run']}", "text": text})
     texts = f"Compared with {table['run'].iloc[0]}, clip by clip. In brackets: intervals over recordings (and seeds)."
     for title, group, text in _wide(cells):
         count = f"{group['clips'].max()} of {group['all_clips'].max()} clips are in all runs"
         texts += f"\n\n{title} ({count})\n\n{text}"
     return texts
-
-
-def gain_outcome(gain: Mapping[str, Any]) -> str:
-    """Say what a gain of a comparison allows: one seed tells nothing about another training."""
-    return gain["outcome"] + (" (single seed)" if gain["seeds"] == 1 else "")
 
 
 def _wide(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, pd.DataFrame, str]]:
@@ -306,17 +296,27 @@ def best_and_worst(results: pd.DataFrame) -> str:
     """Say which variant is best and worst on each set, and whether their intervals overlap (value, low, high)."""
     lines = []
     for name, rows in results.groupby("set", sort=False):
-        best, worst = rows.loc[rows["value"].idxmax()], rows.loc[rows["value"].idxmin()]
+        order = rows.sort_values("value", kind="stable")
+        worst, best = order.iloc[0], order.iloc[-1]
         overlap = "overlap" if worst["high"] >= best["low"] else "do not overlap"
         span = f"from {worst['value']:.1%} ({worst['variant']}) to {best['value']:.1%} ({best['variant']})"
         lines.append(f"- {name}: {span}; the intervals of these two {overlap}.")
     return "\n".join(lines)
 
 
-def settled(pointing: pd.DataFrame, confidence: float) -> str:
-    """Say what gains over the base allow (columns variant, set, outcome, seeds), and what chance alone would give."""
-    lines = [f"- **{row['variant']}**, {row['set']}: {gain_outcome(row)}." for row in pointing.to_dict("records")]
-    count = len(pointing)
+def settled(pointing: pd.DataFrame, base: str, confidence: float) -> str:
+    """Say what gains over `base` allow (columns variant, set, outcome, seeds), and what chance alone would give.
+
+    A single seed settles nothing: its interval tells nothing about another training.
+    """
+    lines, count = [], len(pointing)
+    for row in pointing.itertuples():
+        verdict = f"{row.outcome} at this budget, in {row.seeds} seeds"
+        if row.outcome == "inconclusive":
+            verdict = "single seed: " * (row.seeds == 1) + "not distinguishable at this budget"
+        elif row.seeds == 1:
+            verdict = f"single seed: inconclusive ({row.outcome} on these recordings, but another seed may differ)"
+        lines.append(f"- **{row.variant}** against {base}, {row.set}: {verdict}.")
     chance = f"These are {count} intervals read at once: at {confidence:.0%} each, {count * (1 - confidence):.1f} of "
     chance += "them would leave out 0 by chance where no loss adds anything. "
     chance += f"Seeds of each variant: {pointing['seeds'].min()}."
