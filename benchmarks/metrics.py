@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from sslib import heatmaps, metrics
-from sslib.evaluation import bootstrap, detection, protocols
+from sslib import metrics
+from sslib.evaluation import protocols
+from sslib.evaluation.bootstrap import Interval, bootstrap, bootstrap_means, bootstrap_statistic, means
 
 
 def clips(count: int) -> dict[str, Any]:
@@ -69,61 +70,58 @@ def everything(data: dict[str, Any], resamples: int) -> dict[str, Any]:
     own, truth, recordings = data["maps"]["own"], data["truth"], data["recordings"]
     negatives = {name: maps for name, maps in data["maps"].items() if name != "own"}
     level = protocols.universal_threshold({name: maps[::10] for name, maps in negatives.items()})
-    thresholds = ("median", "top_half", "adaptive", "fixed")
-    values = metrics.cious(own, truth, thresholds, level)
+    rules = ("median", "top_half", "adaptive", "fixed")
+    values = metrics.ciou_by_rule(own, truth, rules, level)
     values["pointing"] = metrics.pointing(own, truth)
     controls = {
-        "whole": metrics.ciou(metrics.whole_image(len(truth)), truth),
-        "square": metrics.centre_square_ciou(truth),
-        "square, adaptive": metrics.centre_square_ciou(truth, "adaptive"),
+        "whole": metrics.ciou(protocols.whole_image(len(truth)), truth),
+        "square": protocols.centre_square_ciou(truth),
+        "square, adaptive": protocols.centre_square_ciou(truth, "adaptive"),
         "shuffled": metrics.ciou(negatives["offscreen"], truth),
         "oracle": np.concatenate(
-            [metrics.ciou(metrics.oracle(truth[i : i + 512]), truth[i : i + 512]) for i in range(0, len(truth), 512)]
+            [metrics.ciou(protocols.oracle(truth[i : i + 512]), truth[i : i + 512]) for i in range(0, len(truth), 512)]
         ),
     }
     curves = metrics.mask_curves(own, truth)
-    found = {"max F": metrics.max_f(curves.f), "level": level}
+    found = {"max F": np.nanmean(curves.f, axis=0).max(), "level": level}
     columns = [
-        column for one in (values | controls).values() for column in ((one >= 0.5) * 1.0, metrics.auc_share(one))
+        column for one in (values | controls).values() for column in ((one >= 0.5) * 1.0, metrics.auc_per_clip(one))
     ]
-    found["localization"] = bootstrap.bootstrap_means(np.stack(columns, axis=1), recordings, resamples)
+    found["localization"] = bootstrap_means(np.stack(columns, axis=1), recordings, resamples)
     found["detection"] = detect(data, values["median"], resamples)
     found["silence"] = silent(data, negatives, values["fixed"], level, resamples)
     scenes = protocols.iiou(values["median"], data["scenes"])
-    found["interaction"] = bootstrap.bootstrap(metrics.auc_share(scenes.value), scenes.scene, resamples)
-    for labels in (None, data["classes"]):
-        ranks = protocols.retrieval(data["similarity"], labels)
-        hits = [protocols.recall_at(one, k) for one in ranks for k in (1, 5, 10)]
-        found[f"retrieval, {labels is not None}"] = bootstrap.bootstrap_means(np.stack(hits, 1), recordings, resamples)
+    found["interaction"] = bootstrap(metrics.auc_per_clip(scenes), np.unique(data["scenes"]), resamples)
+    answers = {"": np.eye(len(truth), dtype=bool), "class_": data["classes"][:, None] == data["classes"]}
+    hits = protocols.recalls(data["similarity"], answers)
+    found["retrieval"] = bootstrap_means(np.stack([*hits.values()], 1), recordings, resamples)
     return found
 
 
-def detect(data: dict[str, Any], ciou: np.ndarray, resamples: int) -> dict[str, Any]:
+def detect(data: dict[str, Any], ciou: np.ndarray, resamples: int) -> dict[str, Interval]:
     count = len(ciou)
-    score = np.concatenate([detection.confidence(data["maps"][name]) for name in ("own", "offscreen")])
+    score = np.concatenate([protocols.confidence(data["maps"][name]) for name in ("own", "offscreen")])
     positive, twice = np.arange(2 * count) < count, np.tile(data["recordings"], 2)
     values = np.concatenate([np.nan_to_num(ciou), np.full(count, np.nan)])
-    statistic = detection.detection_statistic(score, positive, values)
-    return dict(
-        zip(("ap", "max_f1", "loc_acc"), bootstrap.bootstrap_statistic(statistic, twice, resamples), strict=True)
-    )
+    statistic = protocols.detection_statistic(score, positive, values)
+    return dict(zip(("ap", "max_f1", "loc_acc"), bootstrap_statistic(statistic, twice, resamples), strict=True))
 
 
 def silent(
     data: dict[str, Any], negatives: dict[str, np.ndarray], ciou: np.ndarray, level: float, resamples: int
 ) -> list[Any]:
-    success, auc = (bootstrap.means(column[:, None]) for column in ((ciou >= 0.5) * 1.0, metrics.auc_share(ciou)))
+    success, auc = (means(column[:, None]) for column in ((ciou >= 0.5) * 1.0, metrics.auc_per_clip(ciou)))
     shares = np.stack([protocols.pia(maps, level) for maps in negatives.values()], axis=1)
     pia, aoc = (
-        bootstrap.means(shares),
-        bootstrap.means(np.stack([protocols.aoc_share(one) for one in shares.T], axis=1)),
+        means(shares),
+        means(np.stack([protocols.aoc_per_clip(one) for one in shares.T], axis=1)),
     )
 
     def harmonic(weights: np.ndarray) -> np.ndarray:
         both = protocols.f_loc(success(weights), pia(weights)), protocols.f_auc(auc(weights), aoc(weights))
         return np.concatenate(both, axis=1)
 
-    return bootstrap.bootstrap_statistic(harmonic, data["recordings"], resamples)
+    return bootstrap_statistic(harmonic, data["recordings"], resamples)
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, str]:
@@ -144,7 +142,7 @@ def main() -> None:
     ours, seconds_core = timed(lambda: core(data))
     loop, seconds_loop = timed(lambda: plain_loop(data))
     np.testing.assert_array_equal(ours, loop)
-    print(f"{options.clips} maps of 14 x 14, {options.resamples} resamples, {heatmaps.WORKERS} threads")
+    print(f"{options.clips} maps of 14 x 14, {options.resamples} resamples, {metrics.WORKERS} threads")
     print(f"core (cIoU, success, AUC, median)   {seconds_core}")
     print(f"plain loop over clips, the same     {seconds_loop}, every cIoU equal")
     print(f"all protocols, controls, intervals  {seconds_all}, peak memory {memory:.2f} GB")

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from sslib import checkpoint, datasets, metrics, prediction
-from sslib.evaluation import truth
+from sslib.evaluation import measures
+from sslib.evaluation.bootstrap import bootstrap
 
 LISTS = {"known": "test", "new": "test_new_instances"}
 RUN = Path(__file__).resolve().parents[1] / "reports/demo/stamps/run/checkpoint.pt"
@@ -24,16 +25,16 @@ def main() -> None:
     model, config = checkpoint.load_model(Path(sys.argv[1]) if len(sys.argv) > 1 else RUN, "cpu")
     sets = {name: datasets.AVDataset(config, split, annotated=True) for name, split in LISTS.items()}
     memory = {name: datasets.load_in_memory(dataset) for name, dataset in sets.items()}
-    lists = {name: truth.TestList.of(dataset) for name, dataset in sets.items()}
+    lists = {name: measures.AnnotatedClips.of(dataset) for name, dataset in sets.items()}
     classes = {name: np.array(clips.classes) for name, clips in lists.items()}
     shared = sorted(set(classes["known"]) & set(classes["new"]))
     rng = np.random.default_rng(config.seed)
     print(f"{len(shared)} classes; pointing accuracy with a sound of the right class, of another, and the difference")
     for pictures, clips in lists.items():
-        two = np.array([len(objects) == 2 for objects in clips.known("objects")])
+        two = np.array([len(objects) == 2 for objects in clips.field("objects")])
         rows = np.flatnonzero(two & np.isin(classes[pictures], shared))
         ids, seen = [clips.ids[row] for row in rows], classes[pictures][rows]
-        masks = truth.read(clips._replace(ids=ids)).masks
+        masks = measures.load_ground_truth(clips._replace(ids=ids)).masks
         for sounds in LISTS:
             usable = np.isin(classes[sounds], shared)
             hits = []
@@ -43,7 +44,7 @@ def main() -> None:
                 maps = prediction.predict(model, played, config).maps["similarity"]
                 hits.append(metrics.pointing(maps, masks).astype(float))
             resampling = config.evaluation.resamples, config.evaluation.confidence
-            gain = metrics.bootstrap(hits[0] - hits[1], seen.tolist(), *resampling)
+            gain = bootstrap(hits[0] - hits[1], seen.tolist(), *resampling)
             right, other = (100 * hit.mean() for hit in hits)
             interval = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
             print(f"{pictures} pictures, {sounds} recordings, {len(ids)} clips: {right:.1f} {other:.1f} {interval}")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sslib import heatmaps, metrics
+from sslib import metrics
 from sslib.data.published import read_vggss
+from sslib.evaluation import protocols
 
 PART = 256  # clips at a time
 KNOWN = {
@@ -25,12 +26,12 @@ KNOWN = {
 
 
 def ciou(truth: np.ndarray) -> dict[tuple[str, str], np.ndarray]:
-    """cIoU of each clip for each bound and protocol."""
+    """cIoU of each clip for each bound and rule."""
     values = {}
-    for threshold in ("median", "adaptive"):
-        values["whole image", threshold] = metrics.ciou(metrics.whole_image(len(truth)), truth, threshold)
-        values["centre square", threshold] = metrics.centre_square_ciou(truth, threshold)
-        values["oracle", threshold] = metrics.ciou(metrics.oracle(truth), truth, threshold)
+    for rule in ("median", "adaptive"):
+        values["whole image", rule] = metrics.ciou(protocols.whole_image(len(truth)), truth, rule)
+        values["centre square", rule] = protocols.centre_square_ciou(truth, rule)
+        values["oracle", rule] = metrics.ciou(protocols.oracle(truth), truth, rule)
     return values
 
 
@@ -40,12 +41,12 @@ def main(path: Path) -> None:
     parts = []
     boxes = [row["boxes"] for row in boxed.rows.values()]
     for start in range(0, len(boxes), PART):
-        parts.append(ciou(np.stack([heatmaps.box_map(b) for b in boxes[start : start + PART]]).astype(np.float32)))
+        parts.append(ciou(np.stack([metrics.box_map(b) for b in boxes[start : start + PART]]).astype(np.float32)))
     print(f"{'success / AUC, %':24}{'measured':>16}{'known':>18}")
-    for name, threshold in parts[0]:
-        values = np.concatenate([part[name, threshold] for part in parts])
+    for name, rule in parts[0]:
+        values = np.concatenate([part[name, rule] for part in parts])
         measured = f"{100 * metrics.success_rate(values):.2f} / {100 * metrics.auc(values):.2f}"
-        print(f"{name + ', ' + threshold:24}{measured:>16}{KNOWN.get((name, threshold), ''):>18}")
+        print(f"{name + ', ' + rule:24}{measured:>16}{KNOWN.get((name, rule), ''):>18}")
     print(f"{int(np.isnan(values).sum())} records without a pixel of ground truth are left out")
 
 

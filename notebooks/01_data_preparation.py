@@ -39,6 +39,7 @@ from sslib import datasets, features, metrics
 from sslib.data import media, prepare, store
 from sslib.data.layout import SPLIT_FRACTION, Layout, video_of
 from sslib.data.media import ClipWindow
+from sslib.evaluation.bootstrap import bootstrap
 from sslib.report import figures, text
 from sslib.report.text import show
 from sslib.stamps import scenes
@@ -406,7 +407,7 @@ show(f"{len(ranks)} such scenes were composed again." if len(ranks) else "")
 if len(ranks):
     table = pd.DataFrame(
         {"rank": name}
-        | metrics.bootstrap(ranks[name] - 0.5, ranks["recording"], confidence=0.99)._asdict()
+        | bootstrap(ranks[name] - 0.5, ranks["recording"], confidence=0.99)._asdict()
         for name in ("by area", "by order of pasting")
     )
     same = (

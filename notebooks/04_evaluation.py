@@ -30,9 +30,9 @@ overrides = {}
 # %%
 from sslib import config as configuration
 from sslib import datasets, metrics
-from sslib.evaluation import comparison, swaps
+from sslib.evaluation import comparison, measures, protocols
 from sslib.evaluation import run as evaluation
-from sslib.evaluation.truth import TestList
+from sslib.evaluation.bootstrap import bootstrap
 from sslib.report import evaluation_figures, figures, text
 from sslib.report.evaluation_figures import confidence_by_sound, values_by_method
 from sslib.report.text import Results, format_interval, show
@@ -287,12 +287,14 @@ show(
 # other object's sound, both at the adaptive threshold. Without any effect of the sound all dots lie on the diagonal.
 
 # %%
-pairs = swaps.pairs(TestList.of(data))
+pairs = measures.sound_swap(measures.AnnotatedClips.of(data))
 if pairs is None:
     show("No scene of this list has two sounds.")
 else:
-    this, other = swaps.overlaps(pairs, maps[f"{first}/similarity"])
-    gain = metrics.bootstrap(this - other, pairs.recordings, sure.resamples, sure.confidence)
+    this, other = protocols.ciou_by_sound(
+        maps[f"{first}/similarity"][pairs.rows], pairs.ground_truth.boxes
+    )
+    gain = bootstrap(this - other, pairs.recordings, sure.resamples, sure.confidence)
     show(
         evaluation_figures.movement(this, other),
         (
@@ -368,7 +370,9 @@ show(says)
 if pairs is None:
     show("No scene of this list has two sounds.")
 else:
-    peaks = swaps.peaks(pairs, gallery.maps_of(data.ids, KINDS))
+    masks = pairs.ground_truth.masks
+    played = gallery.maps_of(pairs.ids, KINDS)
+    peaks = pd.DataFrame({k: protocols.pointing_by_sound(m, masks) for k, m in played.items()}).T
     missed = peaks.loc["own sound", ["the other object", "elsewhere"]]
     show(
         evaluation_figures.stacked_shares(peaks, "share of clips"),

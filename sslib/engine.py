@@ -28,7 +28,6 @@ from sslib import checkpoint, datasets, features, losses, metrics
 from sslib import config as configuration
 from sslib.config import Config, ConfigError, SslibError
 from sslib.data.layout import write_atomic
-from sslib.evaluation.truth import box_truth
 from sslib.model import Output, SoundLocalizer
 from sslib.prediction import predict
 
@@ -230,7 +229,7 @@ def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
     fabric.print(f"{config.data.val}: {dataset.present}")
     truth = None
     if all("boxes" in annotations.get(clip_id, {}) for clip_id in dataset.ids):
-        truth = np.stack([box_truth(annotations[i]) for i in dataset.ids]).astype(np.float32)
+        truth = np.stack([metrics.ground_truth_map(annotations[i]) for i in dataset.ids]).astype(np.float32)
     clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else dataset
 
     def validate(model) -> dict[str, float]:

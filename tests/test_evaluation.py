@@ -17,10 +17,10 @@ from sslib import checkpoint, config, datasets, engine
 from sslib.__main__ import app
 from sslib.config import Evaluation
 from sslib.data.layout import Layout
-from sslib.evaluation import comparison, measures, negatives, tables
+from sslib.evaluation import comparison, measures, protocols, tables
 from sslib.evaluation import run as evaluation
+from sslib.evaluation.measures import AnnotatedClips
 from sslib.evaluation.tables import CONTROLS, MEASURES, METHODS, NEGATIVES, PROTOCOLS
-from sslib.evaluation.truth import TestList
 from sslib.prediction import predict
 from sslib.report import evaluation_figures as figures_evaluation
 
@@ -339,14 +339,12 @@ def test_scores_of_all_pairs_are_the_highest_cosines(settings, maps):
 
 
 def test_chance_of_a_random_order():
-    from sslib.evaluation.protocols import chance_at
-
     rng = np.random.default_rng(0)
-    found = chance_at(np.array([1, 3, 8]), 8, 2)
+    found = protocols.chance_at(np.array([1, 3, 8]), 8, 2)
     for right, want in zip((1, 3, 8), found, strict=True):
         tries = [rng.permutation(8)[:2].min() < right for _ in range(4000)]
         assert want == pytest.approx(np.mean(tries), abs=0.03)
-    assert found[0] == pytest.approx(2 / 8) and found[2] == 1 and chance_at(np.array([2]), 3, 10) == [1]
+    assert found[0] == pytest.approx(2 / 8) and found[2] == 1 and protocols.chance_at(np.array([2]), 3, 10) == [1]
 
 
 def test_area_and_class_groups_are_means_of_their_clips(clips, summary):
@@ -406,38 +404,38 @@ def test_no_threshold_without_validation_clips(settings, maps):
     none = settings.model_copy(update={"data": settings.data.model_copy(update={"val": "nowhere"})})
     with pytest.warns(UserWarning, match=r"no universal threshold: no list .*nowhere"):
         assert evaluation.calibrate(None, None, none, "cpu")[1] == {}
-    clips = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
+    clips = AnnotatedClips.of(datasets.AVDataset(settings, "test", annotated=True))
     rows = tables.summarize(measures.measure(clips, arrays_of(maps, "test"), levels), Evaluation(resamples=20))
     measured = {(row["method"], row["measure"]) for row in rows["tables"]}
     assert ("model", "success_fixed") not in measured and ("model", "f_loc") not in measured
     assert ("model", "ap") in measured and ("whole image", "success_fixed") in measured
 
 
-def test_other_sounds(settings):
-    clips = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
-    sounds = negatives.other_sounds(clips, 0)
+def test_counterfactual_sounds(settings):
+    clips = AnnotatedClips.of(datasets.AVDataset(settings, "test", annotated=True))
+    sounds = measures.counterfactual_sounds(clips, 0)
     rows = clips.annotations
     for clip_id, shuffled, outside in zip(clips.ids, sounds["shuffled"], sounds["offscreen"], strict=True):
         assert rows[clips.ids[shuffled]]["class"] != rows[clip_id]["class"]
         assert rows[clips.ids[outside]]["class"] not in rows[clip_id]["objects"]
     waveform = (torch.randn(3, 8000) * torch.tensor([[20.0], [900.0], [0.0]])).to(torch.int16)
-    found = negatives.noise(waveform, ["a", "b", "c"]).double()
+    found = protocols.noise(waveform, ["a", "b", "c"]).double()
     level = waveform.double().square().mean(dim=1).sqrt()
     assert found.square().mean(dim=1).sqrt().tolist() == pytest.approx(level.tolist(), rel=0.05)
-    assert torch.equal(negatives.noise(waveform[1:2], ["b"])[0], negatives.noise(waveform, ["a", "b", "c"])[1])
+    assert torch.equal(protocols.noise(waveform[1:2], ["b"])[0], protocols.noise(waveform, ["a", "b", "c"])[1])
     assert abs(np.corrcoef(found[0], found[1])[0, 1]) < 0.05
-    assert not negatives.silence(waveform, ["a", "b", "c"]).any()
+    assert not protocols.silence(waveform, ["a", "b", "c"]).any()
     alike = clips._replace(annotations={i: row | {"class": "cat", "objects": ["cat"]} for i, row in rows.items()})
     with pytest.warns(UserWarning, match="too few classes: no"):
-        assert set(negatives.other_sounds(alike)) == {"silence", "noise"}
+        assert set(measures.counterfactual_sounds(alike)) == {"silence", "noise"}
 
 
 def test_a_made_sound_is_heard_as_if_it_were_stored(run, settings):
     model, _ = checkpoint.load_model(run / "checkpoint.pt")
     stored = datasets.load_in_memory(datasets.AVDataset(settings, "val"))
-    made = predict(model, stored, settings, other_audio={"noise": negatives.noise, "silence": negatives.silence})
+    made = predict(model, stored, settings, other_audio={"noise": protocols.noise, "silence": protocols.silence})
     for name in ("noise", "silence"):
-        other = stored._replace(waveform=getattr(negatives, name)(stored.waveform, stored.ids))
+        other = stored._replace(waveform=getattr(protocols, name)(stored.waveform, stored.ids))
         np.testing.assert_array_equal(made.maps[name], predict(model, other, settings).maps["similarity"])
     assert made.pair_scores is None
 
@@ -497,7 +495,7 @@ def arrays_of(maps, split) -> dict[str, np.ndarray]:
 
 
 def test_clips_without_a_box_are_negatives(settings, maps, summary):
-    known = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
+    known = AnnotatedClips.of(datasets.AVDataset(settings, "test", annotated=True))
     silent = known.ids[::4]
     rows = {i: row | ({"boxes": []} if i in silent else {}) for i, row in known.annotations.items()}
     table = measures.measure(known._replace(annotations=rows), arrays_of(maps, "test"), summary["threshold"]["levels"])
@@ -508,9 +506,8 @@ def test_clips_without_a_box_are_negatives(settings, maps, summary):
     here = own[own["part"] == "2 objects"]
     found = {(r["method"], r["measure"]): r for r in tables.summarize(table, Evaluation(resamples=50))["tables"]
              if r["part"] == "2 objects" and r["split"] == "test"}  # fmt: skip
-    from sslib.evaluation.detection import detection
-
-    want = detection(here["confidence"].to_numpy(), here["source"].to_numpy(), here["ciou"].to_numpy())
+    values = (here[name].to_numpy() for name in ("confidence", "source", "ciou"))
+    (want,) = protocols.detection_statistic(*values)(np.ones((1, len(here))))
     assert [found["model", m]["value"] for m in ("ap", "max_f1", "loc_acc")] == pytest.approx(list(want))
     assert found["model", "ap"]["clips"] == len(here)
     assert found["model", "pia_native"]["value"] == pytest.approx(here["pia"].mean())
@@ -520,7 +517,7 @@ def test_clips_without_a_box_are_negatives(settings, maps, summary):
 
 
 def test_several_annotators_make_a_consensus(settings, maps):
-    known = TestList.of(datasets.AVDataset(settings, "test", annotated=True))
+    known = AnnotatedClips.of(datasets.AVDataset(settings, "test", annotated=True))
     ids = known.ids[:3]
     two = [[[0.0, 0.0, 0.5, 0.5]], [[0.25, 0.0, 0.75, 0.5]]]
     rows = {i: known.annotations[i] | {"annotators": two, "boxes": [box for one in two for box in one]} for i in ids}
@@ -814,6 +811,7 @@ def test_outcomes(low, high, found):
 
 
 def test_the_table_of_measures_has_the_columns_of_retrieval():
-    names = {name for name, *_ in measures.recall_names()}
+    right = np.ones((2, 2), dtype=bool)
+    names = set(protocols.recalls(None, {"": right, "class_": right}))
     assert names == {key for key, measure in MEASURES.items() if measure.protocol == "retrieval"}
     assert all(measure.key == key for key, measure in MEASURES.items())

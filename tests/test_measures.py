@@ -9,8 +9,8 @@ from PIL import Image
 from sslib import metrics
 from sslib.data.media import MediaError
 from sslib.datasets import AVDataset
-from sslib.evaluation import truth
-from sslib.evaluation.truth import TestList
+from sslib.evaluation import measures
+from sslib.evaluation.measures import AnnotatedClips
 
 BOX = [0.0, 0.0, 1.0, 1.0]
 
@@ -47,7 +47,7 @@ def test_a_mask_is_drawn_and_measured_where_it_is_not_black(folder, kind):
     folder.layout.write_annotations("test", {"one": {"boxes": [BOX]}})
     dataset = AVDataset(folder.config(), "test", annotated=True)
     assert dataset[0]["mask"].equal(torch.from_numpy(WANTED))
-    (measured,) = truth.read(TestList.of(dataset)).masks
+    (measured,) = measures.load_ground_truth(AnnotatedClips.of(dataset)).masks
     assert (measured == np.kron(WANTED, np.ones((metrics.GRID // 2, metrics.GRID // 2), bool))).all()
 
 
@@ -55,14 +55,14 @@ def test_a_mask_that_cannot_be_read_names_its_file(folder):
     path = folder.layout.mask("one")
     path.parent.mkdir()
     path.write_bytes(b"no picture")
-    clips = TestList("test", folder.layout, ["one"], {"one": {"boxes": [BOX]}})
+    clips = AnnotatedClips("test", folder.layout, ["one"], {"one": {"boxes": [BOX]}})
     with pytest.raises(MediaError, match=r"one\.png"):
-        truth.read(clips)
+        measures.load_ground_truth(clips)
 
 
 def test_clips_of_one_video_are_one_recording_where_no_annotation_says_otherwise(folder):
     ids = ["one", "abcdefghijk_000010", "abcdefghijk_000020", "lmnopqrstuv_000000"]
     annotations = {"lmnopqrstuv_000000": {"boxes": [BOX], "recording": "a violin", "scene": "a hall"}}
-    found = truth.about(TestList("test", folder.layout, ids, annotations))
+    found = measures.clip_table(AnnotatedClips("test", folder.layout, ids, annotations))
     assert found["recording"].tolist() == ["one", "abcdefghijk", "abcdefghijk", "a violin"]
     assert found["scene"].tolist() == ["one", "abcdefghijk_000010", "abcdefghijk_000020", "a hall"]

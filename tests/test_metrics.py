@@ -10,30 +10,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score
 
-from sslib import heatmaps as geometry
 from sslib import metrics
+from sslib.evaluation import bootstrap as intervals
+from sslib.evaluation import protocols
 
-THRESHOLDS = ("median", "top_half", "adaptive", "fixed")
+RULES = ("median", "top_half", "adaptive", "fixed")
 LEVEL = 0.25
 
 
-def loop_prediction(heatmap: np.ndarray, truth: np.ndarray, threshold: str) -> list[list[bool]]:
+def loop_prediction(heatmap: np.ndarray, truth: np.ndarray, rule: str) -> list[list[bool]]:
     height, width = heatmap.shape
-    if threshold == "median":
+    if rule == "median":
         ordered = sorted(float(v) for v in heatmap.ravel())
         half = len(ordered) // 2
         middle = ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
         return [[heatmap[y, x] >= middle for x in range(width)] for y in range(height)]
-    if threshold == "fixed":
+    if rule == "fixed":
         return [[heatmap[y, x] > LEVEL for x in range(width)] for y in range(height)]
     places = [(y, x) for y in range(height) for x in range(width)]
-    count = round(float(truth.sum())) if threshold == "adaptive" else height * width // 2
+    count = round(float(truth.sum())) if rule == "adaptive" else height * width // 2
     first = sorted(places, key=lambda place: (-heatmap[place], place))[:count]
     return [[(y, x) in first for x in range(width)] for y in range(height)]
 
 
-def loop_ciou(heatmap: np.ndarray, truth: np.ndarray, threshold: str) -> float:
-    predicted = loop_prediction(heatmap, truth, threshold)
+def loop_ciou(heatmap: np.ndarray, truth: np.ndarray, rule: str) -> float:
+    predicted = loop_prediction(heatmap, truth, rule)
     both = wanted = beside = 0.0
     for y in range(truth.shape[0]):
         for x in range(truth.shape[1]):
@@ -44,6 +45,15 @@ def loop_ciou(heatmap: np.ndarray, truth: np.ndarray, threshold: str) -> float:
     return both / (wanted + beside) if wanted else float("nan")
 
 
+def binarized(heatmaps: np.ndarray, truth: np.ndarray, rule: str) -> np.ndarray:
+    """The pixels that each map claims."""
+    chosen = [
+        metrics.binarize(heatmap.reshape(-1).astype(float), round(float(ground_truth.sum())), (rule,), LEVEL)[0]
+        for heatmap, ground_truth in zip(heatmaps, truth, strict=True)
+    ]
+    return np.array(chosen).reshape(heatmaps.shape)
+
+
 def random_clips(seed: int, levels: int | None, count: int = 5, size: tuple[int, int] = (6, 9)):
     """Heatmaps (with `levels` different values: many ties) and consensus maps of 0, 0.5 and 1."""
     rng = np.random.default_rng(seed)
@@ -52,29 +62,29 @@ def random_clips(seed: int, levels: int | None, count: int = 5, size: tuple[int,
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2, 5]), st.sampled_from(THRESHOLDS), st.booleans())
-def test_ciou_is_its_definition(seed, levels, threshold, odd):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([None, 1, 2, 5]), st.sampled_from(RULES), st.booleans())
+def test_ciou_is_its_definition(seed, levels, rule, odd):
     heatmaps, truth = random_clips(seed, levels, size=(5, 7) if odd else (6, 9))
     if seed % 2:
         truth[0] = 0
-    want = [loop_ciou(h, g, threshold) for h, g in zip(heatmaps, truth, strict=True)]
-    assert metrics.ciou(heatmaps, truth, threshold, LEVEL) == pytest.approx(want, nan_ok=True)
-    together = metrics.cious(heatmaps, truth, THRESHOLDS, LEVEL)
-    assert together[threshold] == pytest.approx(want, nan_ok=True)
-    predicted = metrics.predict(heatmaps, truth, threshold, LEVEL)
-    assert predicted.tolist() == [loop_prediction(h, g, threshold) for h, g in zip(heatmaps, truth, strict=True)]
+    want = [loop_ciou(h, g, rule) for h, g in zip(heatmaps, truth, strict=True)]
+    assert metrics.ciou(heatmaps, truth, rule, LEVEL) == pytest.approx(want, nan_ok=True)
+    together = metrics.ciou_by_rule(heatmaps, truth, RULES, LEVEL)
+    assert together[rule] == pytest.approx(want, nan_ok=True)
+    predicted = binarized(heatmaps, truth, rule)
+    assert predicted.tolist() == [loop_prediction(h, g, rule) for h, g in zip(heatmaps, truth, strict=True)]
 
 
-@pytest.mark.parametrize("threshold", ["median", "adaptive"])
-def test_ciou_of_masks_is_the_iou_of_sklearn(threshold):
+@pytest.mark.parametrize("rule", ["median", "adaptive"])
+def test_ciou_of_masks_is_the_iou_of_sklearn(rule):
     rng = np.random.default_rng(1)
     heatmaps, masks = rng.normal(size=(4, 7, 7)), rng.random((4, 7, 7)) < 0.4
-    found = metrics.ciou(heatmaps, masks.astype(float), threshold)
-    predicted = metrics.predict(heatmaps, masks.astype(float), threshold)
+    found = metrics.ciou(heatmaps, masks.astype(float), rule)
+    predicted = binarized(heatmaps, masks.astype(float), rule)
     want = [jaccard_score(m.ravel(), p.ravel()) for m, p in zip(masks, predicted, strict=True)]
     assert found == pytest.approx(want)
-    assert metrics.ciou(heatmaps, masks, threshold) == pytest.approx(want)  # a mask is a ground truth too
-    if threshold == "adaptive":
+    assert metrics.ciou(heatmaps, masks, rule) == pytest.approx(want)  # a mask is a ground truth too
+    if rule == "adaptive":
         assert (predicted.sum(axis=(1, 2)) == masks.sum(axis=(1, 2))).all()
 
 
@@ -141,7 +151,7 @@ def test_clips_are_named_in_errors():
     heatmaps[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"not finite, at clips \['b'\]"):
         metrics.ciou(heatmaps, truth, ids=["a", "b"])
-    with pytest.raises(ValueError, match="needs a level"):
+    with pytest.raises(ValueError, match="needs a threshold"):
         metrics.ciou(heatmaps[:1], truth[:1], "fixed")
 
 
@@ -151,13 +161,13 @@ def test_a_constant_map_stays_constant(value, cells):
     """Rounded weights would claim some of the pixels and not others."""
     large = metrics.resize(np.full((1, cells, cells), value))
     assert (large == value).all()
-    assert metrics.predict(large, np.ones((1, 224, 224)), "median").all()
+    assert binarized(large, np.ones((1, 224, 224)), "median").all()
 
 
 def test_ties_of_cells_stay_ties_of_pixels():
     """float32 maps of 14 x 14 are interpolated exactly: every row is the same, so only whole columns are claimed."""
     maps = np.random.default_rng(0).choice([0.1, 0.3, 0.7], (3, 1, 14)).astype(np.float32).repeat(14, axis=1)
-    claimed = metrics.predict(metrics.resize(maps), np.ones((3, 224, 224)), "median")
+    claimed = binarized(metrics.resize(maps), np.ones((3, 224, 224)), "median")
     assert (claimed == claimed[:, :1]).all()
 
 
@@ -181,9 +191,6 @@ def test_mask_curves_are_their_definition(seed, levels):
             want = 1.3 * precision * recall / (0.3 * precision + recall) if right else 0
             assert f[k] == pytest.approx(want)
             assert iou[k] == pytest.approx(jaccard_score(mask.ravel(), claimed.ravel()) if k % 50 == 0 else iou[k])
-    used = [f for f in found.f if not np.isnan(f).any()]
-    if used:
-        assert metrics.max_f(found.f) == max(sum(f[k] for f in used) / len(used) for k in range(255))
 
 
 def test_consensus_of_annotators_by_hand():
@@ -202,30 +209,25 @@ def test_consensus_of_annotators_by_hand():
 def test_area_groups_begin_at_their_edges():
     found = metrics.area_group(np.array([0, 0.01, 0.121, 0.2, 0.253, 0.463, 1]))
     assert found.tolist() == ["empty", "small", "medium", "medium", "large", "huge", "huge"]
-    assert metrics.area_group(np.array([0.02, 0.03, 0.2, 0.5]), metrics.SLAVC_EDGES).tolist() == [
-        "small", "medium", "large", "huge",
-    ]  # fmt: skip
 
 
 def test_centre_square_as_a_plain_square():
     truth = np.zeros((3, 20, 20))
     truth[0, 8:12, 8:12] = 1  # area 16: the same square
     truth[1, :5, :10] = 1  # area 50: 7 x 7 at 6..12, of which rows none, columns four
-    found = metrics.centre_square_ciou(truth, "adaptive")
+    found = protocols.centre_square_ciou(truth, "adaptive")
     assert found == pytest.approx([1, 0, np.nan], nan_ok=True)
     truth[1, :7, :10] = 1  # area 70: 8 x 8 at 6..13; row 6, columns 6..9
-    assert metrics.centre_square_ciou(truth, "adaptive")[1] == pytest.approx(4 / (70 + 64 - 4))
-    assert np.isnan(metrics.centre_square_ciou(truth, "fixed")).all()
-    for threshold in ("median", "top_half"):
-        want = metrics.ciou(metrics.centre_square(3, 20), truth, threshold)
-        np.testing.assert_array_equal(metrics.centre_square_ciou(truth, threshold), want)
+    assert protocols.centre_square_ciou(truth, "adaptive")[1] == pytest.approx(4 / (70 + 64 - 4))
+    assert np.isnan(protocols.centre_square_ciou(truth, "fixed")).all()
+    for rule in ("median", "top_half"):
+        want = metrics.ciou(protocols.centre_square(3, 20), truth, rule)
+        np.testing.assert_array_equal(protocols.centre_square_ciou(truth, rule), want)
 
 
 def test_nothing_measured_has_no_value():
     nothing = np.array([np.nan])
-    assert np.isnan(
-        [metrics.success_rate(nothing), metrics.auc(nothing), metrics.max_f(np.full((1, 255), np.nan))]
-    ).all()
+    assert np.isnan([metrics.success_rate(nothing), metrics.auc(nothing)]).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -254,12 +256,12 @@ def test_pointing_by_hand():
 def test_success_rate_and_auc_are_their_definitions():
     values = np.array([0.0, 0.05, 0.3, 0.5, 0.499, 0.77, 1.0])
     assert metrics.success_rate(values) == 3 / 7
-    assert metrics.success_rate(values, at=0.3) == 5 / 7
+    assert metrics.success_rate(values, threshold=0.3) == 5 / 7
     thresholds = [0.05 * i for i in range(21)]  # as the field's script writes them, rounding included
     share = [sum(v >= t for v in values) / 7 for t in thresholds]
     area = sum((share[i] + share[i + 1]) / 2 * 0.05 for i in range(20))
     assert metrics.auc(values) == pytest.approx(area)
-    assert metrics.auc_share(values).mean() == pytest.approx(area)
+    assert metrics.auc_per_clip(values).mean() == pytest.approx(area)
     assert metrics.auc(np.array([1.0])) == pytest.approx(1) and metrics.auc(np.array([0.0])) == pytest.approx(0.025)
 
 
@@ -275,24 +277,24 @@ def test_heatmaps_are_resized_to_the_ground_truth():
     rng = np.random.default_rng(2)
     maps, truth = rng.normal(size=(4, 3, 3)), (rng.random((4, 12, 20)) < 0.3).astype(float)
     large = torch.nn.functional.interpolate(torch.from_numpy(maps)[:, None], size=(12, 20), mode="bilinear")[:, 0]
-    for threshold in ("median", "adaptive"):
-        want = [loop_ciou(h, g, threshold) for h, g in zip(large.numpy(), truth, strict=True)]
-        assert metrics.ciou(maps, truth, threshold) == pytest.approx(want)
+    for rule in ("median", "adaptive"):
+        want = [loop_ciou(h, g, rule) for h, g in zip(large.numpy(), truth, strict=True)]
+        assert metrics.ciou(maps, truth, rule) == pytest.approx(want)
 
 
-@pytest.mark.parametrize("threshold", ["median", "top_half", "adaptive"])
-def test_neither_chunks_nor_order_nor_company_matter(threshold, monkeypatch):
+@pytest.mark.parametrize("rule", ["median", "top_half", "adaptive"])
+def test_neither_chunks_nor_order_nor_company_matter(rule, monkeypatch):
     heatmaps, truth = random_clips(3, 5, count=11)
     truth[4] = 0
-    whole = metrics.ciou(heatmaps, truth, threshold)
+    whole = metrics.ciou(heatmaps, truth, rule)
     points = metrics.pointing(heatmaps, truth > 0)
-    monkeypatch.setattr(geometry, "CHUNK", 3)
-    np.testing.assert_array_equal(metrics.ciou(heatmaps, truth, threshold), whole)
+    monkeypatch.setattr(metrics, "CHUNK", 3)
+    np.testing.assert_array_equal(metrics.ciou(heatmaps, truth, rule), whole)
     np.testing.assert_array_equal(metrics.pointing(heatmaps, truth > 0), points)
     turned = np.random.default_rng(0).permutation(11)
-    np.testing.assert_array_equal(metrics.ciou(heatmaps[turned], truth[turned], threshold), whole[turned])
+    np.testing.assert_array_equal(metrics.ciou(heatmaps[turned], truth[turned], rule), whole[turned])
     for i in range(11):
-        alone = metrics.ciou(heatmaps[i : i + 1], truth[i : i + 1], threshold)
+        alone = metrics.ciou(heatmaps[i : i + 1], truth[i : i + 1], rule)
         np.testing.assert_array_equal(alone, whole[i : i + 1])
 
 
@@ -301,9 +303,9 @@ def test_neither_chunks_nor_order_nor_company_matter(threshold, monkeypatch):
 def test_only_the_ranking_counts(seed):
     """An odd number of pixels: the median is a value of the map, so any increasing function keeps all of it."""
     heatmaps, truth = random_clips(seed, 7, size=(5, 7))
-    for threshold in ("median", "adaptive"):
-        want = metrics.ciou(heatmaps, truth, threshold)
-        np.testing.assert_array_equal(metrics.ciou(np.arctan(heatmaps) * 30 - 2, truth, threshold), want)
+    for rule in ("median", "adaptive"):
+        want = metrics.ciou(heatmaps, truth, rule)
+        np.testing.assert_array_equal(metrics.ciou(np.arctan(heatmaps) * 30 - 2, truth, rule), want)
 
 
 def test_box_map_by_hand():
@@ -328,9 +330,9 @@ def test_whole_image_scores_the_area():
     rng = np.random.default_rng(4)
     truth = np.stack([metrics.box_map([[0, 0, *rng.random(2)]], 20) for _ in range(6)])
     area = truth.mean(axis=(1, 2))
-    found = metrics.ciou(metrics.whole_image(6), truth)
+    found = metrics.ciou(protocols.whole_image(6), truth)
     np.testing.assert_allclose(found, np.where(area > 0, area, np.nan))
-    np.testing.assert_allclose(metrics.pointing(metrics.whole_image(6), truth > 0), area)
+    np.testing.assert_allclose(metrics.pointing(protocols.whole_image(6), truth > 0), area)
 
 
 @pytest.mark.parametrize("side", [2, 4, 8, 14])
@@ -339,8 +341,8 @@ def test_centre_square_is_cut_as_a_square(side):
     square = np.zeros((1, size, size))
     low = (size - side) // 2
     square[0, low : low + side, low : low + side] = 1
-    assert metrics.ciou(metrics.centre_square(1, size), square, "adaptive") == [1]
-    half = metrics.predict(metrics.centre_square(1, size), square, "median")[0]
+    assert metrics.ciou(protocols.centre_square(1, size), square, "adaptive") == [1]
+    half = binarized(protocols.centre_square(1, size), square, "median")[0]
     assert half.sum() == size * size / 2
     assert half[3:17, 3:17].all() and not half[:2].any() and not half[:, -2:].any()  # 14 x 14 = 196 of 200, in 16 x 16
 
@@ -349,9 +351,9 @@ def test_centre_square_is_cut_as_a_square(side):
 def test_oracle_reaches_what_the_median_allows(area, want):
     truth = np.zeros((1, 20, 20))
     truth.reshape(-1)[: round(400 * area)] = 1
-    assert metrics.ciou(metrics.oracle(truth), truth) == [pytest.approx(want)]
-    assert metrics.ciou(metrics.oracle(truth), truth, "adaptive") == [1]
-    assert metrics.pointing(metrics.oracle(truth), truth > 0) == [1]
+    assert metrics.ciou(protocols.oracle(truth), truth) == [pytest.approx(want)]
+    assert metrics.ciou(protocols.oracle(truth), truth, "adaptive") == [1]
+    assert metrics.pointing(protocols.oracle(truth), truth > 0) == [1]
 
 
 def names(*counts: int) -> list[str]:
@@ -360,7 +362,7 @@ def names(*counts: int) -> list[str]:
 
 def test_bootstrap_of_single_clips_is_that_of_scipy():
     values = np.random.default_rng(0).exponential(size=40)
-    found = metrics.bootstrap(values, names(*[1] * 40), 20_000)
+    found = intervals.bootstrap(values, names(*[1] * 40), 20_000)
     theirs = scipy.stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1)
     spread = values.std() / np.sqrt(40)
     assert found.value == pytest.approx(values.mean())
@@ -371,7 +373,7 @@ def test_bootstrap_of_single_clips_is_that_of_scipy():
 
 def test_bootstrap_of_a_share_has_the_quantiles_of_the_binomial():
     values = np.repeat([0.0, 1.0], [35, 65])
-    found = metrics.bootstrap(values, names(*[1] * 100), 20_000, confidence=0.9)
+    found = intervals.bootstrap(values, names(*[1] * 100), 20_000, confidence=0.9)
     low, high = scipy.stats.binom.ppf([0.05, 0.95], 100, 0.65) / 100
     assert (found.low, found.high) == (pytest.approx(low, abs=0.0101), pytest.approx(high, abs=0.0101))
     assert found.value == pytest.approx(0.65)
@@ -380,29 +382,29 @@ def test_bootstrap_of_a_share_has_the_quantiles_of_the_binomial():
 def test_bootstrap_resamples_recordings_not_clips():
     rng = np.random.default_rng(5)
     level = rng.normal(size=12)
-    once = metrics.bootstrap(level, names(*[1] * 12), 4000)
-    often = metrics.bootstrap(np.repeat(level, 50), names(*[50] * 12), 4000)
+    once = intervals.bootstrap(level, names(*[1] * 12), 4000)
+    often = intervals.bootstrap(np.repeat(level, 50), names(*[50] * 12), 4000)
     assert (often.low, often.high, often.value) == pytest.approx((once.low, once.high, once.value))
     assert (often.clips, often.clusters) == (600, 12)
-    scenes = metrics.bootstrap(np.repeat(level, 50), [str(i) for i in range(600)], 4000)
+    scenes = intervals.bootstrap(np.repeat(level, 50), [str(i) for i in range(600)], 4000)
     assert scenes.high - scenes.low < 0.25 * (often.high - often.low)  # what we do not do: sqrt(50) times too sure
 
 
 def test_bootstrap_draws_whole_clusters_of_unequal_size():
     """Two recordings of 1 and 3 clips: the draws (2, 0), (1, 1), (0, 2) with chances 1/4, 1/2, 1/4, means 8, 2, 0."""
     values = np.array([8.0, 0.0, 0.0, 0.0])
-    found = metrics.bootstrap(values, ["a", "b", "b", "b"], 4000, confidence=0.8)
+    found = intervals.bootstrap(values, ["a", "b", "b", "b"], 4000, confidence=0.8)
     assert found == (2, 0, 8, 4, 2)
-    narrow = metrics.bootstrap(values, ["a", "b", "b", "b"], 4000, confidence=0.4)
+    narrow = intervals.bootstrap(values, ["a", "b", "b", "b"], 4000, confidence=0.4)
     assert (narrow.low, narrow.high) == (2, 2)
-    mixed = metrics.bootstrap(values[[1, 0, 2, 3]], ["b", "a", "b", "b"], 4000, confidence=0.8)
+    mixed = intervals.bootstrap(values[[1, 0, 2, 3]], ["b", "a", "b", "b"], 4000, confidence=0.8)
     assert mixed == found  # in whatever order the clips come
 
 
 def test_bootstrap_of_what_never_differs_has_no_width():
-    found = metrics.bootstrap(np.full(30, 0.625), names(*[3] * 10), 500)
+    found = intervals.bootstrap(np.full(30, 0.625), names(*[3] * 10), 500)
     assert found == (0.625, 0.625, 0.625, 30, 10)
-    one = metrics.bootstrap(np.array([0.1, 0.4]), ["a", "a"], 500)
+    one = intervals.bootstrap(np.array([0.1, 0.4]), ["a", "a"], 500)
     assert (one.low, one.high, one.clusters) == (pytest.approx(0.25), pytest.approx(0.25), 1)
 
 
@@ -410,37 +412,39 @@ def test_bootstrap_of_paired_differences():
     """Two methods that differ by 0.1 on every clip: sure of the difference, however unsure of each."""
     rng = np.random.default_rng(6)
     one = rng.random(50)
-    alone = metrics.bootstrap(one, names(*[5] * 10), 2000)
-    pair = metrics.bootstrap(one + 0.1 - one, names(*[5] * 10), 2000)
+    alone = intervals.bootstrap(one, names(*[5] * 10), 2000)
+    pair = intervals.bootstrap(one + 0.1 - one, names(*[5] * 10), 2000)
     assert alone.high - alone.low > 0.05
     assert (pair.low, pair.high) == (pytest.approx(0.1), pytest.approx(0.1))
 
 
 def test_bootstrap_leaves_out_what_has_no_value():
     values, clusters = np.array([1.0, np.nan, 0.0, np.nan]), ["a", "a", "b", "c"]
-    assert metrics.bootstrap(values, clusters, 500) == metrics.bootstrap(np.array([1.0, 0.0]), ["a", "b"], 500)
-    none = metrics.bootstrap(np.array([np.nan]), ["a"], 500)
+    assert intervals.bootstrap(values, clusters, 500) == intervals.bootstrap(np.array([1.0, 0.0]), ["a", "b"], 500)
+    none = intervals.bootstrap(np.array([np.nan]), ["a"], 500)
     assert np.isnan(none[:3]).all() and none[3:] == (0, 0)
 
 
 def test_bootstrap_repeats_with_its_seed():
     values = np.random.default_rng(7).normal(size=30)
-    assert metrics.bootstrap(values, names(*[3] * 10), 300) == metrics.bootstrap(values, names(*[3] * 10), 300)
-    assert metrics.bootstrap(values, names(*[3] * 10), 300, seed=1) != metrics.bootstrap(values, names(*[3] * 10), 300)
+    assert intervals.bootstrap(values, names(*[3] * 10), 300) == intervals.bootstrap(values, names(*[3] * 10), 300)
+    assert intervals.bootstrap(values, names(*[3] * 10), 300, seed=1) != intervals.bootstrap(
+        values, names(*[3] * 10), 300
+    )
 
 
 def test_bootstrap_takes_columns_of_a_table():
     import pandas as pd
 
     table = pd.DataFrame({"value": [0.0, 1.0, 1.0], "recording": ["a", "b", "c"]})
-    found = metrics.bootstrap(table["value"].to_numpy(), table["recording"].to_numpy(), 300)
-    assert found == metrics.bootstrap(np.array([0.0, 1.0, 1.0]), ["a", "b", "c"], 300)
+    found = intervals.bootstrap(table["value"].to_numpy(), table["recording"].to_numpy(), 300)
+    assert found == intervals.bootstrap(np.array([0.0, 1.0, 1.0]), ["a", "b", "c"], 300)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=8), st.integers(0, 1000))
 def test_bootstrap_interval_lies_inside_the_cluster_means(counts, seed):
     values = np.random.default_rng(seed).random(sum(counts))
-    found = metrics.bootstrap(values, names(*counts), 200)
+    found = intervals.bootstrap(values, names(*counts), 200)
     means = [values[np.array(names(*counts)) == name].mean() for name in set(names(*counts))]
     assert min(means) - 1e-12 <= found.low <= found.high <= max(means) + 1e-12

@@ -11,15 +11,14 @@ from sklearn.metrics import average_precision_score
 
 from sslib import metrics
 from sslib.evaluation import bootstrap as intervals
-from sslib.evaluation import detection, protocols
+from sslib.evaluation import protocols
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
 def loop_detection(score, positive, ciou):
-    """(AP, max-F1, LocAcc, curve) by counting at every distinct threshold."""
+    """(AP, max-F1, LocAcc) by counting at every distinct threshold."""
     ap = best = before = 0.0
-    curve = []
     for threshold in sorted(set(score), reverse=True):
         tp = fp = fn = 0
         for s, p, c in zip(score, positive, ciou, strict=True):
@@ -32,9 +31,13 @@ def loop_detection(score, positive, ciou):
         precision, recall = tp / (tp + fp), tp / (tp + fn) if tp else 0.0
         ap += (recall - before) * precision
         best, before = max(best, 2 * tp / (2 * tp + fp + fn)), recall
-        curve.append((threshold, precision, recall))
     accuracy = [c >= 0.5 for p, c in zip(positive, ciou, strict=True) if p]
-    return ap, best, sum(accuracy) / len(accuracy), curve
+    return ap, best, sum(accuracy) / len(accuracy)
+
+
+def detected(score, positive, ciou):
+    """AP, max-F1, LocAcc of clips that count once."""
+    return tuple(protocols.detection_statistic(score, positive, ciou)(np.ones((1, len(score)), np.uint8))[0])
 
 
 def random_detection(seed, levels=None, count=30):
@@ -49,13 +52,10 @@ def random_detection(seed, levels=None, count=30):
 @given(SEEDS, st.sampled_from([None, 1, 2, 6]))
 def test_detection_is_its_definition(seed, levels):
     score, positive, ciou = random_detection(seed, levels)
-    *want, curve = loop_detection(score, positive, ciou)
-    assert detection.detection(score, positive, ciou) == pytest.approx(want)
-    found = detection.detection_curve(score, positive, ciou)
-    np.testing.assert_allclose(np.stack(found[:3], axis=1), curve)
-    assert found.f1.max() == pytest.approx(want[1])
+    want = loop_detection(score, positive, ciou)
+    assert detected(score, positive, ciou) == pytest.approx(want)
     turned = np.random.default_rng(seed).permutation(len(score))
-    assert detection.detection(score[turned], positive[turned], ciou[turned]) == pytest.approx(want)
+    assert detected(score[turned], positive[turned], ciou[turned]) == pytest.approx(want)
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,9 +63,9 @@ def test_detection_is_its_definition(seed, levels):
 def test_average_precision_is_that_of_sklearn_when_all_is_localized(seed, levels):
     score, positive, _ = random_detection(seed, levels)
     ciou = np.where(positive, 0.8, np.nan)
-    found = detection.detection(score, positive, ciou)
-    assert found.ap == pytest.approx(average_precision_score(positive, score))
-    assert found.loc_acc == 1
+    found = detected(score, positive, ciou)
+    assert found[0] == pytest.approx(average_precision_score(positive, score))
+    assert found[2] == 1
 
 
 def test_detection_by_hand():
@@ -73,23 +73,23 @@ def test_detection_by_hand():
     positive = np.array([True, False, True, True])
     ciou = np.array([0.5, np.nan, 0.4, 0.9])
     # thresholds 4: TP 1, FN 2; 3: FP 1, FN 2; 2: FP 2, FN 1; 1: TP 2, FP 2, FN 0
-    found = detection.detection(score, positive, ciou)
-    assert found.ap == pytest.approx(1 / 3 * 1 + 0 + (1 / 2 - 1 / 3) * 1 / 3 + (1 - 1 / 2) * 2 / 4)
-    assert found.max_f1 == pytest.approx(4 / 6) and found.loc_acc == pytest.approx(2 / 3)
-    assert detection.detection(np.ones(1), np.ones(1, bool), np.ones(1)) == (1, 1, 1)
-    assert detection.detection(np.ones(1), np.ones(1, bool), np.zeros(1)) == (0, 0, 0)
-    assert np.isnan(detection.detection(score, np.zeros(4, bool), ciou)).all()  # all negatives
-    tied = detection.detection(np.zeros(4), positive, ciou)
+    found = detected(score, positive, ciou)
+    assert found[0] == pytest.approx(1 / 3 * 1 + 0 + (1 / 2 - 1 / 3) * 1 / 3 + (1 - 1 / 2) * 2 / 4)
+    assert found[1] == pytest.approx(4 / 6) and found[2] == pytest.approx(2 / 3)
+    assert detected(np.ones(1), np.ones(1, bool), np.ones(1)) == (1, 1, 1)
+    assert detected(np.ones(1), np.ones(1, bool), np.zeros(1)) == (0, 0, 0)
+    assert np.isnan(detected(score, np.zeros(4, bool), ciou)).all()  # all negatives
+    tied = detected(np.zeros(4), positive, ciou)
     assert tied == pytest.approx((2 / 4, 4 / 6, 2 / 3))
 
 
 def test_faulty_detection_is_an_error():
     score, positive, ciou = random_detection(0)
     with pytest.raises(ValueError, match=r"positives without a cIoU, at rows \[0\]"):
-        detection.detection(score, positive, np.where(np.arange(30) == 0, np.nan, ciou))
+        detected(score, positive, np.where(np.arange(30) == 0, np.nan, ciou))
     score[7] = np.nan
     with pytest.raises(ValueError, match=r"finite confidence.* \[7\]"):
-        detection.detection(score, positive, ciou)
+        detected(score, positive, ciou)
 
 
 @settings(max_examples=15, deadline=None)
@@ -97,26 +97,26 @@ def test_faulty_detection_is_an_error():
 def test_weights_count_clips_several_times(seed, levels):
     score, positive, ciou = random_detection(seed, levels, count=12)
     weights = np.random.default_rng(seed).integers(0, 4, (37, 12)).astype(np.uint8)
-    found = detection.detection_statistic(score, positive, ciou)(weights)
+    found = protocols.detection_statistic(score, positive, ciou)(weights)
     for row, weight in zip(found, weights, strict=True):
         if not weight[positive].sum():
             assert np.isnan(row).all()
             continue
         again = np.repeat(np.arange(12), weight)
-        assert row == pytest.approx(loop_detection(score[again], positive[again], ciou[again])[:3])
+        assert row == pytest.approx(loop_detection(score[again], positive[again], ciou[again]))
 
 
 def test_detection_intervals_resample_recordings():
     score, positive, ciou = random_detection(1, count=40)
     recordings = np.array([f"r{i // 4}" for i in range(40)])
-    found = detection.detection_intervals(score, positive, ciou, recordings, 300)
-    assert [one.value for one in found.values()] == pytest.approx(loop_detection(score, positive, ciou)[:3])
+    found = intervals.bootstrap_statistic(protocols.detection_statistic(score, positive, ciou), recordings, 300)
+    assert [one.value for one in found] == pytest.approx(loop_detection(score, positive, ciou))
     rng, values = np.random.default_rng(9), []
     for _ in range(300):  # another stream of chance, the plain way
         rows = np.concatenate([np.flatnonzero(recordings == f"r{g}") for g in rng.integers(0, 10, 10)])
-        values.append(loop_detection(score[rows], positive[rows], ciou[rows])[:3])
+        values.append(loop_detection(score[rows], positive[rows], ciou[rows]))
     spread = np.std(values, axis=0)
-    for one, low, high, s in zip(found.values(), *np.quantile(values, [0.025, 0.975], axis=0), spread, strict=True):
+    for one, low, high, s in zip(found, *np.quantile(values, [0.025, 0.975], axis=0), spread, strict=True):
         assert abs(one.low - low) < 0.6 * s and abs(one.high - high) < 0.6 * s
         assert (one.clips, one.clusters) == (40, 10)
 
@@ -126,14 +126,14 @@ def test_detection_intervals_resample_recordings():
 def test_confidence_is_the_mean_of_the_top_quarter(seed, height, width):
     maps = np.random.default_rng(seed).normal(size=(3, height, width))
     want = [np.mean(sorted(m.ravel().tolist())[m.size - math.ceil(m.size / 4) :]) for m in maps]
-    assert detection.confidence(maps) == pytest.approx(want)
+    assert protocols.confidence(maps) == pytest.approx(want)
 
 
 def test_confidence_by_hand():
-    assert detection.confidence(np.arange(8.0).reshape(1, 2, 4)) == [6.5]
-    assert detection.confidence(np.full((1, 14, 14), 0.25)) == [0.25]
+    assert protocols.confidence(np.arange(8.0).reshape(1, 2, 4)) == [6.5]
+    assert protocols.confidence(np.full((1, 14, 14), 0.25)) == [0.25]
     with pytest.raises(ValueError, match=r"at clips \['b'\]"):
-        detection.confidence(np.array([[[0.0]], [[np.nan]]]), ids=["a", "b"])
+        protocols.confidence(np.array([[[0.0]], [[np.nan]]]), ids=["a", "b"])
 
 
 def test_universal_threshold_by_hand():
@@ -157,8 +157,8 @@ def test_pia_and_aoc_are_their_definitions(seed, levels):
     want = [sum(m[y, x] > 0.5 for y in range(5) for x in range(5)) / 25 for m in maps]
     assert found == pytest.approx(want)
     steps = [sum(v <= 0.05 * i + 1e-12 for v in want) / 4 for i in range(21)]
-    assert protocols.aoc(found) == pytest.approx(sum((a + b) / 2 * 0.05 for a, b in itertools.pairwise(steps)))
-    assert protocols.aoc_share(found).mean() == pytest.approx(protocols.aoc(found))
+    aoc = sum((a + b) / 2 * 0.05 for a, b in itertools.pairwise(steps))
+    assert protocols.aoc_per_clip(found).mean() == pytest.approx(aoc)
 
 
 def test_pia_of_the_enlarged_map_and_its_extremes():
@@ -167,8 +167,7 @@ def test_pia_of_the_enlarged_map_and_its_extremes():
     half = np.zeros((1, 2, 2))
     half[0, 0] = 1  # rises from 0 to 1 between the rows' centres: above 0.5 in the upper half
     assert protocols.pia(half, 0.5) == [0.5]
-    assert protocols.aoc(np.zeros(3)) == pytest.approx(1) and protocols.aoc(np.ones(3)) == pytest.approx(0.025)
-    assert np.isnan(protocols.aoc(np.array([np.nan])))
+    assert protocols.aoc_per_clip(np.array([0.0, 1.0, np.nan])) == pytest.approx([1, 0.025, np.nan], nan_ok=True)
 
 
 def test_harmonic_means():
@@ -184,20 +183,20 @@ def test_interaction_is_its_definition(seed):
     values, scenes = rng.random(12), rng.choice(["a", "b", "c", "d"], 12)
     found = protocols.iiou(values, scenes)
     names = sorted(set(scenes))
-    assert found.scene.tolist() == names and found.objects.sum() == 12
+    assert len(found) == len(names)
     passing = {name: [v for v, s in zip(values, scenes, strict=True) if s == name] for name in names}
     several = [group for group in passing.values() if len(group) > 1]
     for threshold in (0.25, 0.5):
         want = sum(all(v >= threshold for v in group) for group in several) / len(several)
-        assert metrics.success_rate(found.value, threshold) == pytest.approx(want)
+        assert metrics.success_rate(found, threshold) == pytest.approx(want)
     turned = rng.permutation(12)
-    np.testing.assert_array_equal(protocols.iiou(values[turned], scenes[turned]).value, found.value)
+    np.testing.assert_array_equal(protocols.iiou(values[turned], scenes[turned]), found)
 
 
 def test_interaction_by_hand():
     found = protocols.iiou(np.array([0.9, 0.4, 0.6, 0.5, 0.9, np.nan, 1.0]), list("aabbcdd"))
-    assert found.value == pytest.approx([0.4, 0.5, np.nan, np.nan], nan_ok=True)  # c is alone, d has no value
-    assert metrics.success_rate(found.value) == 0.5 and found.objects.tolist() == [2, 2, 1, 2]
+    assert found == pytest.approx([0.4, 0.5, np.nan, np.nan], nan_ok=True)  # c is alone, d has no value
+    assert metrics.success_rate(found) == 0.5
 
 
 @settings(max_examples=30, deadline=None)
@@ -206,25 +205,28 @@ def test_retrieval_is_its_definition(seed, levels, of_class):
     rng = np.random.default_rng(seed)
     count = 9
     similarity = rng.normal(size=(count, count)) if levels is None else rng.integers(0, levels, (count, count)) * 0.1
-    labels = rng.choice(list("xyz"), count) if of_class else None
-    names = labels if of_class else [str(i) for i in range(count)]
-    for matrix, found in zip((similarity, similarity.T), protocols.retrieval(similarity, labels), strict=True):
+    names = rng.choice(list("xyz"), count) if of_class else np.arange(count).astype(str)
+    right = names[:, None] == names
+    for matrix in (similarity, similarity.T):
+        found = protocols.best_ranks(matrix, right)
         for query in range(count):
             answers = sorted(range(count), key=lambda j: (-matrix[query, j], names[j] == names[query]))  # wrong first
             first = next(place for place, j in enumerate(answers, 1) if names[j] == names[query])
             assert found[query] == first
-    assert protocols.recall_at(found, 5).mean() == sum(rank <= 5 for rank in found) / count
+        assert protocols.recall_at(found, 5).mean() == sum(rank <= 5 for rank in found) / count
 
 
 def test_retrieval_by_hand():
-    ranks = protocols.retrieval(np.eye(4))
-    assert ranks.image_to_sound.tolist() == ranks.sound_to_image.tolist() == [1] * 4
-    assert protocols.retrieval(np.zeros((4, 4))).image_to_sound.tolist() == [4] * 4  # ties count against
-    assert protocols.retrieval(np.zeros((2, 2)), ["a", "a"]).image_to_sound.tolist() == [1, 1]
-    one_way = np.array([[3.0, 1.0], [2.0, 0.0]])
-    assert protocols.retrieval(one_way).image_to_sound.tolist() == [1, 2]
-    with pytest.raises(ValueError, match=r"as many images as sounds"):
-        protocols.retrieval(np.zeros((2, 3)))
+    own = np.eye(4, dtype=bool)
+    assert protocols.best_ranks(np.eye(4), own).tolist() == [1] * 4
+    assert protocols.best_ranks(np.zeros((4, 4)), own).tolist() == [4] * 4  # ties count against
+    assert protocols.best_ranks(np.zeros((2, 2)), np.ones((2, 2), bool)).tolist() == [1, 1]
+    assert protocols.best_ranks(np.array([[3.0, 1.0], [2.0, 0.0]]), own[:2, :2]).tolist() == [1, 2]
+
+
+def test_sounds_heard_in_an_image_by_hand():
+    found = protocols.heard_in(["dog", "cat", "cow"], [["dog", "cat"], None, ["bell"]])
+    assert found.tolist() == [[True, True, False], [False, True, False], [False, False, True]]
 
 
 def test_many_columns_have_the_intervals_of_each():

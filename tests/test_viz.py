@@ -7,8 +7,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from sslib.data.layout import Layout
-from sslib.evaluation import swaps
-from sslib.evaluation.truth import TestList
+from sslib.evaluation import measures, protocols
+from sslib.evaluation.measures import AnnotatedClips
 from sslib.report import evaluation_figures as figures_evaluation
 from sslib.report import figures as viz
 
@@ -100,30 +100,30 @@ def test_the_outline_of_an_object_at_the_rim_is_closed():
 
 
 @pytest.fixture
-def clips(tmp_path) -> TestList:
+def clips(tmp_path) -> AnnotatedClips:
     left, right = [0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0]
     boxes = {"s0_a": left, "alone": left, "s0_b": right, "s1_a": right, "s1_b": left}
     annotations = {
         clip_id: {"boxes": [box], "scene": clip_id[:2], "recording": f"r_{clip_id}"} for clip_id, box in boxes.items()
     }
-    return TestList("test", Layout(tmp_path), list(boxes), annotations)
+    return AnnotatedClips("test", Layout(tmp_path), list(boxes), annotations)
 
 
 LEFT, RIGHT = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
 
 
-def test_swaps_compare_the_same_object_under_both_sounds(clips):
-    found = swaps.pairs(clips)
+def test_sound_swaps_compare_the_same_object_under_both_sounds(clips):
+    found = measures.sound_swap(clips)
     assert found.ids == ["s0_a", "s0_b", "s1_a", "s1_b"] and found.rows.tolist() == [0, 2, 3, 4]
-    assert found.partner.tolist() == [1, 0, 3, 2] and found.recordings[0] == "r_s0_a"
+    assert found.recordings == [f"r_{clip_id}" for clip_id in found.ids]
     maps = np.stack([LEFT, RIGHT, RIGHT, LEFT, LEFT])  # the first scene follows the sound, the second stays left
-    this, other = swaps.overlaps(found, maps)
+    this, other = protocols.ciou_by_sound(maps[found.rows], found.ground_truth.boxes)
     assert this.tolist() == [1, 1, 0, 1] and other.tolist() == [0, 0, 0, 1]
-    peaks = swaps.peaks(found, {"own": maps})
-    assert peaks.loc["own"].tolist() == pytest.approx([3 / 4, 1 / 4, 0])
+    shares = protocols.pointing_by_sound(maps[found.rows], found.ground_truth.masks)
+    assert shares == {"this object": 3 / 4, "the other object": 1 / 4, "elsewhere": 0}
 
 
-def test_swaps_with_masks_know_the_background(clips):
+def test_sound_swaps_with_masks_know_the_background(clips):
     for clip_id in ("s0_a", "s0_b"):
         mask = np.zeros((224, 224), np.uint8)
         mask[112:, :112] = 255 if clip_id == "s0_a" else 0
@@ -131,15 +131,16 @@ def test_swaps_with_masks_know_the_background(clips):
         path = clips.layout.mask(clip_id)
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(mask).save(path)
-    found = swaps.pairs(clips, most=2)
+    found = measures.sound_swap(clips, max_clips=2)
     assert found.ids == ["s0_a", "s0_b"]
     top = np.zeros((5, 2, 2))
     top[:, 0, 0] = 1
-    assert swaps.peaks(found, {"own": top}).loc["own"].tolist() == [0, 0, 1]
+    shares = protocols.pointing_by_sound(top[found.rows], found.ground_truth.masks)
+    assert shares == {"this object": 0, "the other object": 0, "elsewhere": 1}
 
 
 def test_no_pairs_without_scenes(clips):
-    assert swaps.pairs(clips._replace(ids=["s0_a", "alone"])) is None
+    assert measures.sound_swap(clips._replace(ids=["s0_a", "alone"])) is None
 
 
 def test_gallery_shows_the_kinds_that_there_are(clips):

@@ -1,28 +1,148 @@
-"""From maps to ``clips.csv``: one row per clip x sound x kind of map, with every measure that a single clip can have.
+"""From maps to ``clips.csv``: what is known of the clips of a test list, other sounds for them, and one row per clip.
 
-The maps come as a dictionary of arrays over the clips of one list, named as in ``maps.npz``; where they come from, a
-model of ours or anybody's, is not known here. Controls that need no model are added.
+A row is a clip x sound x kind of map, with every measure that a single clip can have. Maps come as a dictionary of
+arrays over the clips of one list, named as in ``maps.npz``; where they come from, a model of ours or anybody's, is not
+known here. Controls that need no model are added.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Int
 
 from sslib import metrics
-from sslib.evaluation import detection, protocols, truth
+from sslib.data import media
+from sslib.data.layout import Layout, video_of
+from sslib.datasets import AVDataset
+from sslib.evaluation import protocols
 from sslib.evaluation.tables import METHODS, NEGATIVES
-from sslib.evaluation.truth import TestList, Truth
+from sslib.prediction import OtherAudio
 
-FREE = ("whole_image", "centre_square", "oracle")  # controls that no model is needed for
-SUFFIXES: dict[metrics.Threshold, str] = {
+CONTROLS = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
+SUFFIXES: dict[metrics.Rule, str] = {
     "median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive",
 }  # fmt: skip
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
-RANKS = (1, 5, 10)
+MAX_CLIPS = 1000  # of sounds swapped within a scene: their ground truth is 250 MB
 AVSBENCH_LEVEL = 127  # of 0 … 254: the threshold 0.5
+
+
+# What is known of the clips -------------------------------------------------------------------------------------------
+
+
+class AnnotatedClips(NamedTuple):
+    """Clips of one list, in order, and all that is known about them."""
+
+    split: str
+    layout: Layout
+    ids: list[str]
+    annotations: dict[str, dict[str, Any]]
+
+    @classmethod
+    def of(cls, dataset: AVDataset) -> AnnotatedClips:
+        """Take the clips of a dataset; where it was not annotated, what the folder knows (perhaps nothing)."""
+        annotations = dataset.annotations or dataset.layout.annotations(dataset.split)
+        return cls(dataset.split, dataset.layout, list(dataset.ids), annotations)
+
+    def field(self, key: str) -> list[Any]:
+        """One field of each clip's annotation, None where it has none."""
+        return [self.annotations.get(clip_id, {}).get(key) for clip_id in self.ids]
+
+    @property
+    def classes(self) -> list[str]:
+        """Class of each sound; of a clip without one its own id, so that it is alike to no other."""
+        return [name or clip_id for name, clip_id in zip(self.field("class"), self.ids, strict=True)]
+
+    @property
+    def scenes(self) -> list[str]:
+        """Scene of each clip, which is one and the same image; of a clip without one its own id."""
+        return [name or clip_id for name, clip_id in zip(self.field("scene"), self.ids, strict=True)]
+
+    @property
+    def negative(self) -> Bool[np.ndarray, " N"]:
+        """Whether nothing that sounds is in the image: annotated, with no box at all."""
+        return np.array([boxes is not None and len(boxes) == 0 for boxes in self.field("boxes")])
+
+    @property
+    def masked(self) -> bool:
+        """Whether all clips with a source have a mask of its pixels."""
+        clips = zip(self.ids, self.negative, strict=True)
+        return all(self.layout.mask(clip_id).is_file() for clip_id, negative in clips if not negative)
+
+
+class GroundTruth(NamedTuple):
+    """Ground truth of some clips on 224 x 224 pixels."""
+
+    boxes: Float[np.ndarray, "N H W"]  # consensus in [0, 1]
+    masks: Bool[np.ndarray, "N H W"]  # what the boxes mark where no mask is known
+
+
+def load_ground_truth(clips: AnnotatedClips, rows: slice = slice(None)) -> GroundTruth:
+    """Load the ground truth of the clips `rows`, in parts: that of 5,000 clips is larger than 1 GB.
+
+    Raises
+    ------
+    MediaError
+        For a mask that cannot be read, naming its file.
+    """
+    ids = clips.ids[rows]
+    boxes = np.stack([metrics.ground_truth_map(clips.annotations[clip_id]) for clip_id in ids]).astype(np.float32)
+    masks = boxes > 0
+    for row, clip_id in enumerate(ids):
+        path = clips.layout.mask(clip_id)
+        if clips.annotations[clip_id]["boxes"] and path.is_file():  # without a source no pixel is one
+            masks[row] = media.read_mask(path, metrics.GRID)
+    return GroundTruth(boxes, masks)
+
+
+def clip_table(clips: AnnotatedClips) -> pd.DataFrame:
+    """List what tables group clips by and which of them are not independent of each other, one row per clip.
+
+    Where no annotation names the recording of a clip, it is the video that the clip was cut from.
+    """
+    recordings, objects = clips.field("recording"), clips.field("objects")
+    counts = [None if held is None else len(held) for held in objects]
+    return pd.DataFrame(
+        {
+            "split": clips.split,
+            "part": ["all" if n is None else f"{n} object{'' if n == 1 else 's'}" for n in counts],
+            "clip_id": np.array(clips.ids, dtype=object),
+            "class": [name or "" for name in clips.field("class")],
+            "recording": [name or video_of(clip_id) for name, clip_id in zip(recordings, clips.ids, strict=True)],
+            "scene": clips.scenes,
+            "objects": [np.nan if n is None else n for n in counts],
+            "source": ~clips.negative,
+        }
+    )
+
+
+# Other sounds for the same images -------------------------------------------------------------------------------------
+
+
+def counterfactual_sounds(clips: AnnotatedClips, seed: int = 0) -> dict[str, OtherAudio]:
+    """Choose what :func:`sslib.prediction.predict` shall play beside each clip's own sound.
+
+    ``shuffled``: the sound of a random other clip, of another class. ``offscreen``: that of a clip whose class is not
+    among the `objects` of the image (where these are not known: of another class). ``silence`` and ``noise``. Where
+    a list has no such sound for one of its clips, that kind is left out, with a warning.
+    """
+    sounds: dict[str, OtherAudio] = {"silence": protocols.silence, "noise": protocols.noise}
+    labels = np.asarray(clips.classes)
+    visible = [{own, *(held or ())} for held, own in zip(clips.field("objects"), clips.classes, strict=True)]
+    excluded = {"shuffled": [{own} for own in clips.classes], "offscreen": visible}
+    for number, (name, classes) in enumerate(excluded.items()):
+        choices = [np.flatnonzero(~np.isin(labels, list(unwanted))) for unwanted in classes]
+        if all(len(choice) for choice in choices):
+            rng = np.random.default_rng([seed, number])
+            sounds[name] = np.array([rng.choice(choice) for choice in choices])
+        else:
+            warnings.warn(f"list {clips.split!r} has too few classes: no {name} sounds", stacklevel=2)
+    return sounds
 
 
 def array_name(kind: str, sound: str) -> str:
@@ -32,154 +152,184 @@ def array_name(kind: str, sound: str) -> str:
     return sound if kind == "similarity" else f"{kind}_{sound}"
 
 
-def measure(clips: TestList, arrays: Mapping[str, np.ndarray], levels: Mapping[str, float]) -> pd.DataFrame:
-    """Every row of one list.
+def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Find one universal threshold for each kind of map, from maps of validation clips (Juanola et al. 2024).
+
+    Parameters
+    ----------
+    maps : by :func:`array_name`. A map that no sound went into (``visual_only``) is what it is for silence
+        too.
+
+    Returns
+    -------
+    kind of map -> threshold on the raw map.
+    """
+    negatives = {kind: [array_name(kind, name) for name in NEGATIVES] for kind in ("similarity", "untrained")}
+    negatives |= {kind: [kind] for kind in ("visual_only", "visual_only_mean")}
+    found = {kind: {name: maps[name] for name in names if name in maps} for kind, names in negatives.items()}
+    return {kind: protocols.universal_threshold(arrays) for kind, arrays in found.items() if arrays}
+
+
+# The table of clips ---------------------------------------------------------------------------------------------------
+
+
+def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> pd.DataFrame:
+    """Measure every clip of one list under every sound and kind of map: the rows of ``clips.csv``.
 
     Parameters
     ----------
     arrays : maps (N, h, w) by :func:`array_name`; with ``image`` (and ``untrained_image``), scores
-        (N, N) of every picture with every sound, there is retrieval.
-    levels : kind of map -> universal threshold; without one, what needs it is NaN.
+        (N, N) of every image with every sound, there is retrieval.
+    thresholds : kind of map -> universal threshold; without one, what needs it is NaN.
 
     Raises
     ------
-    ValueError
+    InputError
         For maps that are not finite, naming the clips.
     """
-    known = truth.about(clips)
-    keys = [key for key in METHODS if key[0] in FREE or array_name(*key) in arrays]
+    known = clip_table(clips)
+    keys = [key for key in METHODS if key[0] in CONTROLS or array_name(*key) in arrays]
     columns: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {key: [] for key in keys}
-    areas, masked = [], clips.masked
+    areas = []
     for start in range(0, len(clips.ids), BLOCK):
         rows = slice(start, start + BLOCK)
-        there = truth.read(clips, rows)
-        areas.append(there.boxes.mean(axis=(1, 2)))
-        for key in keys:
-            maps = None if key[0] in FREE else arrays[array_name(*key)][rows]
-            columns[key].append(_values(*key, maps, there, levels.get(key[0]), known["source"][rows], clips.ids[rows]))
+        ids, source, ground_truth = clips.ids[rows], known["source"][rows].to_numpy(), load_ground_truth(clips, rows)
+        areas.append(ground_truth.boxes.mean(axis=(1, 2)))
+        for kind, sound in keys:
+            if kind in CONTROLS:
+                found = _of_control(kind, ground_truth, source)
+            elif sound in NEGATIVES:
+                found = _of_negative(arrays[array_name(kind, sound)][rows], thresholds.get(kind), ids)
+            else:
+                maps = arrays[array_name(kind, sound)][rows]
+                found = _of_maps(maps, thresholds.get(kind), ground_truth, ids)
+                if sound != "none":  # a map that a sound in the image went into is no negative
+                    found["pia"] = np.where(source, np.nan, found["pia"])
+            columns[kind, sound].append(found)
     area = np.concatenate(areas)
     known = known.assign(area=area, area_group=metrics.area_group(area))
-    tables = []
-    for key in keys:
-        values = {name: np.concatenate([part[name] for part in columns[key]]) for name in columns[key][0]}
-        if "curve" in values:
-            values |= _mask_columns(values.pop("curve"), values.pop("iou"), known["part"], masked)
-            values["miou"] = values["miou"] if masked else np.full(len(known), np.nan)
-        tables.append(known.assign(map=key[0], sound=key[1], **values))
-    tables = _with_retrieval(tables, clips, arrays, known)
-    return pd.concat(tables, ignore_index=True)
+    masked, tables = clips.masked, []
+    for (kind, sound), parts in columns.items():
+        values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        tables.append(known.assign(map=kind, sound=sound, **_with_mask_measures(values, known["part"], masked)))
+    return pd.concat(_with_retrieval(tables, clips, arrays, known), ignore_index=True)
 
 
-def _values(
-    kind: str, sound: str, maps: np.ndarray | None, there: Truth, level: float | None, source: pd.Series, ids: list[str]
+def _of_negative(maps: np.ndarray, threshold: float | None, ids: list[str]) -> dict[str, np.ndarray]:
+    """Measure maps of a sound that nothing in the image makes."""
+    return {
+        "confidence": protocols.confidence(maps, ids),
+        "pia": np.full(len(ids), np.nan) if threshold is None else protocols.pia(maps, threshold, ids),
+        "source": np.zeros(len(ids), dtype=bool),
+    }
+
+
+def _of_maps(
+    maps: np.ndarray, threshold: float | None, ground_truth: GroundTruth, ids: list[str]
 ) -> dict[str, np.ndarray]:
-    """Columns of some clips under one method."""
-    nothing = np.full(len(ids), np.nan)
-    large, pixels, level = _enlarged(kind, maps, there, level)
-    share = nothing if level is None else protocols.pia(large, level, ids)
-    sure = nothing if maps is None else detection.confidence(maps, ids)
-    if sound in NEGATIVES:
-        return {"confidence": sure, "pia": share, "source": np.zeros(len(ids), dtype=bool)}
-    if maps is None:  # constant maps are equally sure of all; the oracle knows when nothing sounds
-        sure = source.to_numpy(float) if kind == "oracle" else np.zeros(len(ids))
-        share = np.zeros(len(ids)) if kind == "oracle" else share
-    values: dict[str, np.ndarray] = {}
-    for threshold, ciou in _cious(kind, large, there, level, ids).items():
-        suffix = SUFFIXES[threshold]
-        values[f"ciou{suffix}"] = ciou
-        values[f"success{suffix}"] = np.where(np.isnan(ciou), np.nan, ciou >= 0.5)
-        values[f"auc{suffix}"] = metrics.auc_share(ciou)
-    square = kind == "centre_square"
-    adaptive = metrics.centre_square_ciou if square else lambda masks, how: metrics.ciou(pixels, masks, how, ids=ids)
-    curves = metrics.mask_curves(pixels, there.masks, ids)
-    found = np.where(there.masks.any(axis=(1, 2)), metrics.pointing(pixels, there.masks, ids), np.nan)
-    values |= {"pointing": found, "miou": adaptive(there.masks, "adaptive")}
-    values |= {"curve": curves.f, "iou": curves.iou[:, AVSBENCH_LEVEL]}
-    # A map that a sound in the picture went into is no negative.
-    return values | {"confidence": sure, "pia": share if sound == "none" else np.where(source, np.nan, share)}
+    """Measure maps of the clips' own or other clips' sounds, or without any."""
+    large = metrics.resize(maps)  # once for all measures
+    rules = [rule for rule in SUFFIXES if rule != "fixed" or threshold is not None]
+    ciou = metrics.ciou_by_rule(large, ground_truth.boxes, rules, threshold, ids)
+    miou = metrics.ciou(large, ground_truth.masks, "adaptive", ids=ids)
+    columns = _localization(ciou, miou, large, ground_truth.masks, ids)
+    negative = _of_negative(maps, threshold, ids)
+    return columns | {"confidence": negative["confidence"], "pia": negative["pia"]}
 
 
-def _enlarged(
-    kind: str, maps: np.ndarray | None, there: Truth, level: float | None
-) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Maps at the size of the ground truth (once for all measures), those to compare with masks, and the level."""
-    count = len(there.boxes)
-    if maps is not None:
-        large = metrics.resize(maps)
-        return large, large, level
-    if kind == "oracle":  # the bound for pixels knows the pixels, the bound for boxes the boxes
-        return metrics.oracle(there.boxes), metrics.oracle(there.masks), 0.0
-    if kind == "whole_image":
-        large = metrics.resize(metrics.whole_image(count))
-        return large, large, -1.0
-    large = metrics.centre_square(count)
-    return large, large, None  # a square has no scale
-
-
-def _cious(
-    kind: str, large: np.ndarray, there: Truth, level: float | None, ids: list[str]
-) -> dict[metrics.Threshold, np.ndarray]:
+def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray) -> dict[str, np.ndarray]:
+    """Measure maps that no model is needed for. Constant ones are equally sure of all clips."""
+    boxes, masks, count = *ground_truth, len(source)
+    sure, share = np.zeros(count), np.full(count, np.nan)  # a square has no scale
     if kind == "centre_square":
-        return {threshold: metrics.centre_square_ciou(there.boxes, threshold) for threshold in SUFFIXES}
-    usable = [threshold for threshold in SUFFIXES if threshold != "fixed" or level is not None]
-    found = metrics.cious(large, there.boxes, usable, level, ids)
-    return {threshold: found.get(threshold, np.full(len(ids), np.nan)) for threshold in SUFFIXES}
+        ciou = {rule: protocols.centre_square_ciou(boxes, rule) for rule in SUFFIXES}
+        miou, of_masks = protocols.centre_square_ciou(masks, "adaptive"), protocols.centre_square(count)
+    else:
+        if kind == "whole_image":
+            of_boxes = of_masks = metrics.resize(protocols.whole_image(count))
+            threshold, share = -1.0, np.ones(count)
+        else:  # the bound for pixels knows the pixels, the bound for boxes the boxes; both know when nothing sounds
+            of_boxes, of_masks = protocols.oracle(boxes), protocols.oracle(masks)
+            threshold, sure, share = 0.0, source.astype(float), np.zeros(count)
+        ciou = metrics.ciou_by_rule(of_boxes, boxes, list(SUFFIXES), threshold)
+        miou = metrics.ciou(of_masks, masks, "adaptive")
+    return _localization(ciou, miou, of_masks, masks) | {"confidence": sure, "pia": share}
 
 
-def _mask_columns(curves: np.ndarray, iou: np.ndarray, parts: pd.Series, masked: bool) -> dict[str, np.ndarray]:
-    """AVSBench's measures of each clip: F at the threshold that is best for its part of the list, IoU at 0.5."""
-    value = np.full(len(curves), np.nan)
+def _localization(
+    ciou: Mapping[metrics.Rule, np.ndarray],
+    miou: np.ndarray,
+    maps: np.ndarray,
+    masks: np.ndarray,
+    ids: metrics.Ids = None,
+) -> dict[str, np.ndarray]:
+    """Name the columns of boxes (from their `ciou` under each rule) and compute those of masks."""
+    columns: dict[str, np.ndarray] = {}
+    for rule, suffix in SUFFIXES.items():
+        values = ciou.get(rule, np.full(len(miou), np.nan))
+        columns[f"ciou{suffix}"] = values
+        columns[f"success{suffix}"] = np.where(np.isnan(values), np.nan, values >= 0.5)
+        columns[f"auc{suffix}"] = metrics.auc_per_clip(values)
+    columns["pointing"] = np.where(masks.any(axis=(1, 2)), metrics.pointing(maps, masks, ids), np.nan)
+    curves = metrics.mask_curves(maps, masks, ids)
+    return columns | {"miou": miou, "curve": curves.f, "iou": curves.iou[:, AVSBENCH_LEVEL]}
+
+
+def _with_mask_measures(values: dict[str, np.ndarray], parts: pd.Series, masked: bool) -> dict[str, np.ndarray]:
+    """Replace the curves by AVSBench's measures: F at the threshold that is best for a clip's part, IoU at 0.5."""
+    if "curve" not in values:
+        return values
+    curves, iou = values.pop("curve"), values.pop("iou")
+    nothing = np.full(len(curves), np.nan)
     if not masked:
-        return {"f": value, "miou_half": value}
-    used = ~np.isnan(curves).any(axis=1)
+        return values | {"miou": nothing, "f": nothing, "miou_half": nothing}
+    f, used = nothing, ~np.isnan(curves).any(axis=1)
     for part in dict.fromkeys(parts):
         rows = np.flatnonzero(used & (parts == part).to_numpy())
         if len(rows):
-            value[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
-    return {"f": value, "miou_half": iou}
+            f[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
+    return values | {"f": f, "miou_half": iou}
+
+
+# Retrieval ------------------------------------------------------------------------------------------------------------
 
 
 def _with_retrieval(
-    tables: list[pd.DataFrame], clips: TestList, arrays: Mapping[str, np.ndarray], known: pd.DataFrame
+    tables: list[pd.DataFrame], clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], known: pd.DataFrame
 ) -> list[pd.DataFrame]:
-    """Tables with R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
-    scores = {key: arrays[name] for key, name in (("similarity", "image"), ("untrained", "untrained_image"))
-              if name in arrays}  # fmt: skip
+    """Add R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
+    names = {"similarity": "image", "untrained": "untrained_image"}
+    scores = {kind: arrays[name] for kind, name in names.items() if name in arrays}
     if not scores:
         return tables
-    right = {of_class: relevant(clips, of_class) for of_class in (False, True)}
+    scenes = np.asarray(clips.scenes)  # all clips of a scene are one and the same image
+    answers = {"": scenes[:, None] == scenes, "class_": protocols.heard_in(clips.classes, clips.field("objects"))}
     for number, table in enumerate(tables):
         kind, sound = table["map"].iloc[0], table["sound"].iloc[0]
         if sound == "own" and kind in scores:
-            ranks = {of_class: protocols.ranks(scores[kind], answers) for of_class, answers in right.items()}
-            hits = {name: protocols.recall_at(getattr(ranks[of_class], direction), k)
-                    for name, of_class, direction, k in recall_names()}  # fmt: skip
-            tables[number] = table.assign(**hits)
-    chance = {}
-    for name, of_class, direction, k in recall_names():
-        answers = right[of_class] if direction == "image_to_sound" else right[of_class].T
-        chance[name] = protocols.chance_at(answers.sum(axis=1), len(answers), k)
-    return [*tables, known.assign(map="random_order", sound="none", **chance)]
+            tables[number] = table.assign(**protocols.recalls(scores[kind], answers))
+    return [*tables, known.assign(map="random_order", sound="none", **protocols.recalls(None, answers))]
 
 
-def recall_names() -> Iterator[tuple[str, bool, str, int]]:
-    """Name each measure of retrieval, with whether it is class-aware, its direction and its k."""
-    for of_class in (False, True):
-        for direction in protocols.Ranks._fields:
-            for k in RANKS:
-                yield f"{'class_' if of_class else ''}r{k}_{direction}", of_class, direction, k
+# Does a map move when another thing of the image sounds? --------------------------------------------------------------
 
 
-def relevant(clips: TestList, of_class: bool) -> np.ndarray:
-    """Which sounds (columns) are right answers for which pictures (rows), bool (N, N).
+class SoundSwap(NamedTuple):
+    """Clips of scenes with two sounds: rows 2k and 2k + 1 are the same image."""
 
-    A picture's own sounds: those of all clips of its scene, which is one and the same picture. With `of_class` every
-    sound whose class is among the picture's `objects` (where these are not known: of the clip's class).
-    """
-    if not of_class:
-        scenes = np.unique([scene or i for scene, i in zip(clips.known("scene"), clips.ids, strict=True)],
-                           return_inverse=True)[1]  # fmt: skip
-        return scenes[:, None] == scenes[None, :]
-    names = np.asarray(clips.classes)
-    held = clips.known("objects")
-    return np.stack([np.isin(names, list({own, *(objects or ())})) for own, objects in zip(names, held, strict=True)])
+    ids: list[str]
+    rows: Int[np.ndarray, " N"]  # of the clips in their list, and so in its maps
+    recordings: list[str]
+    ground_truth: GroundTruth
+
+
+def sound_swap(clips: AnnotatedClips, max_clips: int = MAX_CLIPS) -> SoundSwap | None:
+    """Find the first scenes of a list in which each of two things sounds once; None where it has no such scene."""
+    known = clip_table(clips)
+    known = known[known["source"]]
+    scenes = [list(rows) for rows in known.groupby("scene", sort=False).groups.values() if len(rows) == 2]
+    rows = np.array(scenes[: max_clips // 2], dtype=int).reshape(-1)
+    if not len(rows):
+        return None
+    ids = [clips.ids[row] for row in rows]
+    return SoundSwap(ids, rows, known.loc[rows, "recording"].tolist(), load_ground_truth(clips._replace(ids=ids)))

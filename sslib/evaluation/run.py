@@ -25,10 +25,9 @@ import torch
 from sslib import checkpoint, datasets
 from sslib.config import Config, InputError, portable
 from sslib.data.layout import Layout, write_atomic
-from sslib.evaluation import comparison, negatives, tables
-from sslib.evaluation.measures import array_name, measure
+from sslib.evaluation import comparison, measures, tables
+from sslib.evaluation.measures import AnnotatedClips, array_name, measure
 from sslib.evaluation.tables import METHODS, NEGATIVES
-from sslib.evaluation.truth import TestList
 from sslib.model import SoundLocalizer
 from sslib.prediction import predict
 
@@ -71,12 +70,12 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     torch.manual_seed(config.seed)
     untrained = SoundLocalizer(trained.model.model_copy(update={"imagenet": False})).to(device)
     model = model.to(device)
-    maps, levels, threshold = calibrate(model, untrained, config, device)
+    maps, thresholds, threshold = calibrate(model, untrained, config, device)
     clips, present = [], {}
     for split in config.data.tests:
         dataset = datasets.AVDataset(config, split, annotated=True)
         arrays = predict_all(model, untrained, dataset, config, device, pairs=True)
-        clips.append(measure(TestList.of(dataset), arrays, levels))
+        clips.append(measure(AnnotatedClips.of(dataset), arrays, thresholds))
         del arrays["untrained_image"]  # (N, N): only the ranks that it gave are kept
         maps |= {f"{split}/{name}": array for name, array in arrays.items()} | {f"{split}/ids": np.array(dataset.ids)}
         present[split] = {"present": dataset.present, "missing": dataset.missing}
@@ -113,7 +112,7 @@ def predict_all(
     Names are those of :func:`sslib.evaluation.measures.array_name`; with `pairs`, ``image`` compares all pictures
     with all sounds; ``shuffled_with`` and ``offscreen_with`` say whose sound was played.
     """
-    sounds = negatives.other_sounds(TestList.of(dataset), config.seed)
+    sounds = measures.counterfactual_sounds(AnnotatedClips.of(dataset), config.seed)
     clips = datasets.load_in_memory(dataset, device) if config.data.in_memory else dataset
     trained = predict(model, clips, config, device, sounds, pairs)
     unheard = {name: sound for name, sound in sounds.items() if name in NEGATIVES}
@@ -143,16 +142,16 @@ def calibrate(
         return {}, {}, {"value": None, "list": split, "clips": 0, "reason": reason}
     arrays = predict_all(model, untrained, dataset, config, device)
     kept = {name: array[used] for name, array in arrays.items()} | {"ids": np.array(dataset.ids)[used]}
-    levels, threshold = _threshold(kept, split)
+    thresholds, threshold = _threshold(kept, split)
     threshold |= {"present": dataset.present, "missing": dataset.missing}
-    return {f"{split}/{name}": kept[name] for name in ("ids", *threshold["kinds"])}, levels, threshold
+    return {f"{split}/{name}": kept[name] for name in ("ids", *threshold["kinds"])}, thresholds, threshold
 
 
 def _threshold(arrays: dict[str, np.ndarray], split: str) -> tuple[dict[str, float], dict[str, Any]]:
     """The threshold of each kind of map from maps of negative sounds, and where it came from in words."""
-    levels = negatives.thresholds(arrays)
-    found = {"value": levels.get("similarity"), "list": split, "clips": len(arrays["ids"]), "quantile": 0.75}
-    return levels, found | {"kinds": [name for name in NEGATIVES if name in arrays], "levels": levels}
+    thresholds = measures.universal_thresholds(arrays)
+    found = {"value": thresholds.get("similarity"), "list": split, "clips": len(arrays["ids"]), "quantile": 0.75}
+    return thresholds, found | {"kinds": [name for name in NEGATIVES if name in arrays], "levels": thresholds}
 
 
 def _untested(config: Config) -> tuple[datasets.AVDataset | None, np.ndarray, str]:
@@ -246,13 +245,13 @@ def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Pa
     order = np.array([rows[clip_id] for clip_id in ids])
     arrays = {name: array[np.ix_(order, order)] if name in PAIRS else array[order] for name, array in arrays.items()}
     reason = f"no maps of clips of {config.data.val!r} with negative sounds ({config.data.val}/silence)"
-    levels, threshold = {}, {"value": None, "list": config.data.val, "clips": 0, "reason": reason}
+    thresholds, threshold = {}, {"value": None, "list": config.data.val, "clips": 0, "reason": reason}
     if f"{config.data.val}/ids" in found:
         kept = _of_list(found, config.data.val, maps)
         used = ~np.isin(kept["ids"], listed)
         if used.any() and any(name in kept for name in NEGATIVES):
-            levels, threshold = _threshold({k: array[used] for k, array in kept.items()}, config.data.val)
-    clips = measure(TestList(split, layout, ids, annotations), arrays, levels)
+            thresholds, threshold = _threshold({k: array[used] for k, array in kept.items()}, config.data.val)
+    clips = measure(AnnotatedClips(split, layout, ids, annotations), arrays, thresholds)
     present = {"present": str(coverage).splitlines()[0], "missing": coverage.missing, "extra": coverage.extra}
     out.mkdir(parents=True, exist_ok=True)
     return write(out, clips, config, {"maps": str(maps), "present": {split: present}, "threshold": threshold}), coverage

@@ -15,9 +15,8 @@ import pandas as pd
 
 from sslib import metrics
 from sslib.config import Evaluation
-from sslib.evaluation import detection, protocols
+from sslib.evaluation import protocols
 from sslib.evaluation.bootstrap import Interval, Statistic, bootstrap_means, bootstrap_statistic, means
-from sslib.heatmaps import WORKERS
 
 NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the picture makes
 MODEL = "model"
@@ -197,7 +196,7 @@ class Subset:
         found = {METHODS[key]: one for key in self.frames if (one := self._detection(key))}
         if MODEL not in found:
             return []
-        with ThreadPoolExecutor(WORKERS) as pool:
+        with ThreadPoolExecutor(metrics.WORKERS) as pool:
 
             def statistic(weights: np.ndarray) -> np.ndarray:
                 return np.stack([*pool.map(lambda one: one[0](weights), found.values())], axis=1)
@@ -223,7 +222,7 @@ class Subset:
         both = pd.concat([positives, negatives])
         positive = np.arange(len(both)) < len(positives)
         ciou = np.where(positive, both["ciou"].to_numpy(float), np.nan)
-        statistic = detection.detection_statistic(both["confidence"].to_numpy(float), positive, ciou)
+        statistic = protocols.detection_statistic(both["confidence"].to_numpy(float), positive, ciou)
         return statistic, both["recording"].astype(str).to_numpy()
 
     def universal(self) -> list[Row]:
@@ -256,7 +255,7 @@ class Subset:
                 negative = rows if key[1] == "none" else self.frames.get((key[0], kind))
                 pia[f"_{kind}"] = np.full(len(rows), np.nan) if negative is None else negative["pia"].to_numpy(float)
         pia["_native"] = np.where(rows["source"], np.nan, rows["pia"].to_numpy(float))
-        aoc = {suffix: protocols.aoc_share(values) for suffix, values in pia.items()}
+        aoc = {suffix: protocols.aoc_per_clip(values) for suffix, values in pia.items()}
         pia[""], aoc[""] = (pd.DataFrame(found).mean(axis=1).to_numpy() for found in (pia, aoc))  # of what there is
         return {f"pia{name}": found for name, found in pia.items()} | {f"aoc{k}": found for k, found in aoc.items()}
 
@@ -269,10 +268,10 @@ class Subset:
         for method, rows in self.methods.items():
             for suffix in ("", "_adaptive"):
                 if f"ciou{suffix}" in rows:
-                    least = protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes).value
+                    least = protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes)
                     least = np.where(complete, least, np.nan)
                     columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
-                    columns[method, f"iauc{suffix}"] = metrics.auc_share(least)
+                    columns[method, f"iauc{suffix}"] = metrics.auc_per_clip(least)
         units = pd.DataFrame({"scene": scenes, "recording": self.recordings})
         return _mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
 
