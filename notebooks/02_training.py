@@ -132,11 +132,14 @@ if output.node_maps is not None:
     )
 
 # %% tags=["teach"]
+trained = losses.objective(output, model.scale, settings.objective).terms
+assert all(torch.isclose(value, trained[name]) for name, value in terms.items()), (
+    "not what training takes"
+)
+terms |= trained  # a loss that you added comes along
 weights = {name: getattr(settings.objective, name) for name in terms}
 total = sum(weights[name] * value for name, value in terms.items())
 total.backward()
-whole = losses.objective(output, model.scale, settings.objective).total
-assert torch.isclose(total, whole), "the step above must be the one that training takes"
 values = {name: value.item() for name, value in terms.items()}
 table = pd.DataFrame({"weight": weights, "value before training": values}).rename_axis(None)
 table.style.format({"weight": "{:g}", "value before training": "{:.3f}"})

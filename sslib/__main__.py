@@ -14,12 +14,8 @@ import yaml
 
 from sslib.config import ConfigError, SslibError, experiment_folder, load, merge, repository_root, resolve, root_for
 
-app = typer.Typer(
-    help="Visual sound source localization: data, training, evaluation and report.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+HELP = "Visual sound source localization: data, training, evaluation and report."
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a YAML file, e.g. notebooks/configs/demo.yaml")]
 Changes = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="e.g. training.epochs=2; repeatable")]
 
@@ -79,8 +75,7 @@ def evaluate(
     Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. How maps are named: reports/README.md.
     """
     if compare:
-        _compare(paths, out, changes)
-        return
+        return _compare(paths, out, changes)
     for path in paths:
         several = out / path.stem if out and len(paths) > 1 else out
         if path.is_dir() or path.suffix in (".npz", ".npy"):
@@ -96,11 +91,10 @@ def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
     from sslib.evaluation import run as evaluation
     from sslib.report.evaluation_figures import save_thumbnail
 
-    values = checkpoint.load_checkpoint(path)["config"]
-    settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
-    summary = evaluation.evaluate(path.parent, settings)
+    values = merge(checkpoint.load_checkpoint(path)["config"], overrides(changes))
+    settings = resolve(values, root_for(path), str(path))
+    typer.echo(evaluation.evaluate(path.parent, settings))
     save_thumbnail(path.parent, settings)
-    typer.echo(summary)
 
 
 def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes: list[str]) -> None:
@@ -124,9 +118,8 @@ def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:
     changed = overrides(changes)
     if unused := sorted(set(changed) - {"evaluation"}):
         raise ConfigError(f"--compare: nothing but evaluation.* has a meaning here, not {', '.join(unused)}")
-    names = {"exp_prefix": "comparison", "exp_name": "comparison"}
-    groups = comparison.group_runs(paths)
-    table = comparison.compare(groups, resolve(names | changed, Path.cwd(), "--set").evaluation)
+    settings = resolve({"exp_prefix": "comparison", "exp_name": "comparison"} | changed, Path.cwd(), "--set")
+    table = comparison.compare(comparison.group_runs(paths), settings.evaluation)
     typer.echo(text.comparison_text(table))
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -170,24 +163,15 @@ def store(
     from sslib.data.store import STORE_NAME, verify_store, write_store
 
     if verify:
-        faults = verify_store(folder / STORE_NAME, workers=workers, scheduler=scheduler or None)
+        faults = verify_store(folder / STORE_NAME, workers, scheduler or None)
         typer.echo("\n".join(faults) or f"{folder / STORE_NAME}: every shard is what was written")
-        if faults:
-            sys.exit(1)
-        return
-    window = ClipWindow.of(load(only).data) if only else None
-    write_store(folder, window=window, workers=workers, scheduler=scheduler or None)
+        raise typer.Exit(1 if faults else 0)
+    write_store(folder, ClipWindow.of(load(only).data) if only else None, workers, scheduler or None)
     typer.echo(folder / STORE_NAME)
 
 
 def overrides(changes: list[str]) -> dict[str, Any]:
-    """``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``; values are read as YAML.
-
-    Raises
-    ------
-    ConfigError
-        For a change without ``=`` or with a value that is no YAML.
-    """
+    """Read ``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``; values are YAML."""
     nested: dict[str, Any] = {}
     for change in changes:
         key, equals, text = change.partition("=")

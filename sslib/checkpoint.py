@@ -16,7 +16,6 @@ NAME = "checkpoint.pt"
 RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an evaluation writes beside a checkpoint
 # What does not change the weights: where the data lie, how they are read, what is refused or tested.
 NOT_RECIPE = {"data.root", "data.raw", "data.loader", "data.require_all", "data.tests", "data.stamps"}
-
 ADVICE = "give the experiment another exp_name, or start over (retrain, --force)"
 
 
@@ -41,13 +40,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is refused: not a file of tensors and plain values only ({reason})") from error
     made = state.get("format") if isinstance(state, dict) else None
     if made == 1:
-        raise CheckpointError(
-            f"{path} is of an earlier sslib (format 1): train again, or use the version it was made with"
-        )
+        raise CheckpointError(f"{path} is of an earlier sslib: train again, or use the version it was made with")
     if made != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of sslib (format {FORMAT})")
-    missing = {"model", "optimizer", "epoch", "history", "config", "data"} - state.keys()
-    if missing:
+    if missing := {"model", "optimizer", "epoch", "history", "config", "data"} - state.keys():
         raise CheckpointError(f"{path} is refused: it lacks {', '.join(sorted(missing))}")
     return state
 
@@ -109,7 +105,8 @@ def resumable(config: Config, run: Path) -> dict[str, Any] | None:
     if not (run / NAME).exists():
         return None
     state = load_checkpoint(run / NAME)
-    if changed := differences(_config(state, run / NAME), config):
+    old, new = recipe(_config(state, run / NAME)), recipe(config)
+    if changed := sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key)):
         raise CheckpointError(f"{run} holds a run of another configuration ({', '.join(changed)}): {ADVICE}")
     for part, now in data_identity(config).items():
         if now and state["data"][part] and now != state["data"][part]:
@@ -125,9 +122,3 @@ def recipe(config: Config) -> dict[str, Any]:
     # Loader processes draw the moments of data.time "random": there, and only there, their number matters.
     same = NOT_RECIPE | ({"training.workers"} if config.data.time != "random" else set())
     return {"seed": config.seed} | {key: value for key, value in flat.items() if key not in same}
-
-
-def differences(old: Config, new: Config) -> list[str]:
-    """Name what :func:`recipe` says differently of two configurations."""
-    first, second = recipe(old), recipe(new)
-    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))

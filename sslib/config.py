@@ -44,9 +44,7 @@ class Section(BaseModel):
 class Stamps(Section):
     """The embedded data set: how many scenes of each split are composed, and of what (see ``sslib.stamps.scenes``)."""
 
-    source: Literal["auto", "media", "generated"] = Field(
-        "auto", description="auto: the real media packages, or the labelled generated clips where there are none"
-    )
+    source: Literal["auto", "media", "generated"] = Field("auto", description="auto: generated where media are missing")
     subset: Literal["demo", "all"] = "demo"
     media: Path | None = Field(None, description="a folder of .deb files or of extracted media, given by hand")
     train: PositiveInt = 8000
@@ -71,9 +69,7 @@ class Data(Section):
     require_all: bool = Field(False, description="refuse a list of which clips are missing, instead of saying n of N")
     sample_rate: PositiveInt = Field(24000, description="Hz")
     seconds: PositiveFloat = Field(3.0, description="length of the sound, centred at the time of the frame")
-    time: Literal["middle", "random"] | NonNegativeFloat = Field(
-        "middle", description="seconds; random in training only"
-    )
+    time: Literal["middle", "random"] | NonNegativeFloat = Field("middle", description="s; random in training only")
     frame: PositiveInt | None = Field(None, description="this frame (1-based) whatever the time; the release: 7")
     frame_rate: PositiveFloat = Field(1.0, description="frames per second at which the clips were prepared")
     image_size: PositiveInt = Field(224, description="pixels: images are squashed to a square of this side")
@@ -151,9 +147,7 @@ class Evaluation(Section):
     resamples: PositiveInt = 10_000
     confidence: float = Field(0.95, gt=0.0, lt=1.0)
     batch_size: PositiveInt = 64
-    image_size: PositiveInt | None = Field(
-        None, description="pixels; larger than data.image_size gives finer maps of the same network"
-    )
+    image_size: PositiveInt | None = Field(None, description="pixels; larger than data.image_size: finer maps")
 
 
 class Ablations(Section):

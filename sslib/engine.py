@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from tqdm.auto import tqdm
 
 from sslib import checkpoint, datasets, features, losses, metrics
-from sslib import config as configuration
-from sslib.config import Config, ConfigError, SslibError
+from sslib.config import Config, ConfigError, SslibError, dump, experiment_folder
 from sslib.data.layout import write_atomic
 from sslib.model import Output, SoundLocalizer
 from sslib.prediction import predict
@@ -65,8 +64,7 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int 
     fabric = start_fabric(config)
     fabric.seed_everything(config.seed, verbose=False)
     model = SoundLocalizer(config.model)
-    optimizer = _optimizer(model, config)
-    model, optimizer = fabric.setup(model, optimizer)
+    model, optimizer = fabric.setup(model, _optimizer(model, config))
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -79,7 +77,7 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int 
         history.append(row | {"seconds": round(time.perf_counter() - started, 2)})
         if fabric.is_global_zero:
             checkpoint.save(run / checkpoint.NAME, config, data, model, optimizer, history)
-            write_atomic(run / "config.yaml", configuration.dump(config))
+            write_atomic(run / "config.yaml", dump(config))
             write_atomic(run / "metrics.csv", pd.DataFrame(history).to_csv(index=False))
         fabric.barrier()
         fabric.print(epoch_summary(history[-1], config.training.epochs))
@@ -88,10 +86,10 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int 
 
 def _fit_by_command(config: Config, run: Path, retrain: bool) -> Path:
     """Train by ``sslib train``: a notebook is one process, and Fabric refuses to start others from there."""
-    if run.resolve() != configuration.experiment_folder(config) / "run":
+    if run.resolve() != experiment_folder(config) / "run":
         raise ConfigError(f"training.devices is {config.training.devices}: train by `python -m sslib train` in a shell")
     with tempfile.TemporaryDirectory() as folder:
-        file = write_atomic(Path(folder) / "config.yaml", configuration.dump(config))
+        file = write_atomic(Path(folder) / "config.yaml", dump(config))
         command = [sys.executable, "-m", "sslib", "train", str(file), *(["--force"] if retrain else [])]
         how = {"env": os.environ | {"TQDM_DISABLE": "1"}, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, text=True, **how) as process:
@@ -106,13 +104,8 @@ def start_fabric(config: Config):
     """Start Fabric as ``training`` says; under torchrun it joins the processes that are there."""
     from lightning_fabric import Fabric
 
-    training = config.training
-    fabric = Fabric(
-        accelerator=training.accelerator,
-        devices=training.devices,
-        precision=training.precision,
-        strategy="ddp" if training.devices > 1 else "auto",
-    )
+    asked = config.training.model_dump(include={"accelerator", "devices", "precision"})
+    fabric = Fabric(**asked, strategy="ddp" if config.training.devices > 1 else "auto")
     fabric.launch()
     return fabric
 
@@ -123,8 +116,7 @@ def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: 
     With several processes the images and sounds of all of them are compared, with gradients to each.
     """
     image = features.images(batch["image"], config, augment=True)
-    spectrogram = features.spectrograms(batch["waveform"], config, augment=True)
-    output = model(image, spectrogram)
+    output = model(image, features.spectrograms(batch["waveform"], config, augment=True))
     if fabric is not None and fabric.world_size > 1:
         output = Output(*(None if part is None else _gather(part, fabric) for part in output))
     return losses.objective(output, model.scale, config.objective)
@@ -189,9 +181,8 @@ class TrainingBatches:
         self.fabric, self.config, self.size = fabric, config, config.training.batch_size
         self.clips = datasets.AVDataset(config, config.data.train, train=True)
         fabric.print(f"{config.data.train}: {self.clips.present}")
-        mine = len(self.clips) // fabric.world_size
+        name, mine = config.data.train, len(self.clips) // fabric.world_size
         if mine < self.size:
-            name = config.data.train
             raise ConfigError(f"training.batch_size {self.size} is larger than the {mine} clips of {name!r}")
         self.count = mine // self.size
         if config.data.in_memory:
@@ -217,7 +208,7 @@ def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iter
     """Batches of this process in an order that all processes agree on."""
     order = torch.randperm(len(clips.ids), generator=torch.Generator().manual_seed(seed))
     order = order[fabric.global_rank :: fabric.world_size]
-    for start in range(0, len(clips.ids) // fabric.world_size // size * size, size):
+    for start in range(0, len(clips.ids) // fabric.world_size - size + 1, size):
         rows = order[start : start + size].to(clips.image.device)
         yield {"image": clips.image[rows], "waveform": clips.waveform[rows]}
 

@@ -64,17 +64,15 @@ def _mel_bank(sample_rate: int, window: int, bands: int):
     return librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands)
 
 
-def spectrograms(
-    waveform: Int16[Tensor, "B samples"], config: Config, augment: bool = False
-) -> Float[Tensor, "B 1 F T"]:
+def spectrograms(waveform: Int16[Tensor, "B n"], config: Config, augment: bool = False) -> Float[Tensor, "B 1 F T"]:
     """Turn stored int16 sounds into what the audio encoder sees, by the experiment's ``front_end``."""
     values, front_end, rate = waveform.float() / 32768, config.front_end, config.data.sample_rate
     if augment:
         values = augment_waveform(values, config.training.augment)
-    if front_end.kind == "spectrogram":
-        spectrogram = log_spectrogram(values, rate, front_end.window, front_end.hop)
-    else:
+    if front_end.kind == "mel":
         spectrogram = log_mel(values, rate, front_end.window, front_end.hop, front_end.mel_bands)
+    else:
+        spectrogram = log_spectrogram(values, rate, front_end.window, front_end.hop)
     if augment and config.training.augment.mask:
         spectrogram = mask_spectrogram(spectrogram, config.training.augment.mask)
     return spectrogram[:, None]

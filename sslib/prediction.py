@@ -100,12 +100,7 @@ def _batches(clips: datasets.AVDataset | datasets.InMemory, config: Config) -> I
     if isinstance(clips, datasets.InMemory):
         yield from zip(clips.image.split(size), clips.waveform.split(size), strict=True)
         return
-    loader = DataLoader(
-        clips,
-        size,
-        collate_fn=datasets.collate,
-        num_workers=config.training.workers,
-        generator=torch.Generator(),  # its own: prediction draws no number that training would have drawn
-    )
-    for batch in loader:
+    # Its own generator: prediction draws no number that training would have drawn.
+    how = {"collate_fn": datasets.collate, "num_workers": config.training.workers, "generator": torch.Generator()}
+    for batch in DataLoader(clips, size, **how):
         yield batch["image"].clone(), batch["waveform"]  # a copy: what workers send lies in shared memory, often small
