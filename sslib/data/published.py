@@ -70,13 +70,13 @@ def unpack(source: str | Path, target: str | Path, limit: int | None = None) -> 
         target.mkdir(parents=True, exist_ok=True)
         room = shutil.disk_usage(target).free - RESERVE if limit is None else limit
         for archive, name, size, regular, content in _files(source, done.damaged):
-            final = target.joinpath(archive, *_parts(name))
+            final = target / archive / name.replace("\\", "/")
             fault = _fault(name) if regular else "a link, a device or another special file"
             fault = fault or ("named twice in its archive: the first is taken" if final in seen else None)
             seen.add(final)
             if not fault and final.is_file() and not final.is_symlink() and final.stat().st_size == size:
                 done.already += 1
-            elif fault := fault or _write(final, size, min(room, LARGEST), content):
+            elif fault := fault or _write(final, content, size, min(room, LARGEST)):
                 done.refused[f"{archive}: {name}" if archive else name] = fault
             else:
                 done.written, room = done.written + 1, room - size
@@ -85,12 +85,17 @@ def unpack(source: str | Path, target: str | Path, limit: int | None = None) -> 
     return done
 
 
-def _write(final: Path, size: int, room: int, content: Path | Callable) -> str | None:
-    """Write one file: a link to a path, or what an opener gives. Tell why it was not done."""
+def _write(final: Path, content: Path | Callable, size: int = 0, room: int = 0) -> str | None:
+    """Write one file, a link to a path or what an opener gives, and return None; or tell why not."""
     if os.path.lexists(final) or any(folder.is_file() for folder in final.parents):
         return f"something else is at {final}"
     if isinstance(content, Path):
-        return _link(content, final)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            final.hardlink_to(content)
+        except OSError:  # another disk, or one without links
+            write_atomic(final, content.read_bytes())
+        return None
     if size > room:
         return f"it takes {size} bytes where {room} may be written"
     try:
@@ -102,14 +107,6 @@ def _write(final: Path, size: int, room: int, content: Path | Callable) -> str |
         return f"damaged: {len(found)} bytes, where {size} were announced"
     write_atomic(final, found)
     return None
-
-
-def _link(path: Path, final: Path) -> None:
-    final.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        final.hardlink_to(path)
-    except OSError:  # another disk, or one without links
-        write_atomic(final, path.read_bytes())
 
 
 def _files(source: Path, damaged: dict[str, str]) -> Iterator[tuple]:
@@ -150,13 +147,9 @@ def _tar_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
         tar.fileobj.read(tarfile.RECORDSIZE)  # to the end of the stream, where its checksum is
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    return PurePosixPath(name.replace("\\", "/")).parts
-
-
 def _fault(name: str) -> str | None:
     """Tell why a file of this name is not taken; None when it is."""
-    parts, lower = _parts(name), name.lower()
+    parts, lower = PurePosixPath(name.replace("\\", "/")).parts, name.lower()
     faults = {
         "an absolute path": not parts or parts[0].startswith("/") or re.match(r"[A-Za-z]:", name),
         "a path that leaves its folder": ".." in parts,
@@ -179,11 +172,9 @@ def import_image_audio_pairs(folder: str | Path, root: str | Path) -> tuple[list
     if not ids:
         raise InputError(f"{folder} holds no pair of an image ID.jpg and an audio file ID.wav")
     for clip_id in ids:
-        image, audio = images[clip_id], audios[clip_id]
-        goals = {image: f"video_frames/{clip_id}/001.jpg", audio: f"audios/{clip_id}{audio.suffix.lower()}"}
-        for path, final in goals.items():
-            if not Path(root, final).exists():
-                _link(path, Path(root, final))
+        audio = audios[clip_id]
+        _write(Path(root, "video_frames", clip_id, "001.jpg"), images[clip_id])
+        _write(Path(root, "audios", clip_id + audio.suffix.lower()), audio)
     return ids, sorted(images.keys() - ids), sorted(audios.keys() - ids)
 
 
@@ -266,10 +257,8 @@ def read_flickr(folder: str | Path) -> Annotations:
     clips = {clip_id: _read_annotators(path) for clip_id, path in _files_by_id(folder, (".xml",)).items()}
     oddities = _find_oddities({i: [box for boxes in annotators for box in boxes] for i, annotators in clips.items()})
     oddities["several"] = [i for i, annotators in clips.items() if max(map(len, annotators)) > 1]
-    rows = {}
-    for clip_id, annotators in clips.items():
-        clipped = [np.clip(boxes, 0.0, 1.0).tolist() for boxes in annotators]
-        rows[clip_id] = {"boxes": [box for boxes in clipped for box in boxes], "annotators": clipped}
+    clipped = {i: [np.clip(boxes, 0.0, 1.0).tolist() for boxes in annotators] for i, annotators in clips.items()}
+    rows = {i: {"boxes": [box for boxes in each for box in boxes], "annotators": each} for i, each in clipped.items()}
     return Annotations(rows, oddities)
 
 
@@ -308,9 +297,7 @@ def read_vggsound(path: str | Path) -> Rows:
         if not any(fields) or (not entries and fields[-1] == "split"):
             continue
         if len(fields) != 4 or not re.fullmatch(r"\d{1,6}(\.0*)?", fields[1]) or fields[3] not in {"train", "test"}:
-            raise InputError(
-                f"{path}, line {number}: expected YouTube id, whole second, label, train or test: {fields}"
-            )
+            raise InputError(f"{path}, line {number}: expected id, whole second, label, train or test; found {fields}")
         row = {"class": fields[2], "start": int(float(fields[1])), "split": fields[3]}
         entries.setdefault(tuple(fields), (f"line {number}", f"{fields[0]}_{row['start']:06d}", row))
     return _by_clip_id(path, entries.values())
@@ -336,7 +323,7 @@ def split_by_heard(rows: Rows, path: str | Path) -> tuple[list[str], list[str], 
 
     Returns ids of clips of heard classes, ids of the others, and those classes of the list that no clip has.
     """
-    heard, classes = {line.strip(" \t\"'") for line in _lines(path)} - {""}, {row.get("class") for row in rows.values()}
+    heard, classes = {line.strip(" \"'") for line in _lines(path)} - {""}, {row.get("class") for row in rows.values()}
     if None in classes or not heard & classes:
         raise InputError(f"{path}: no clip is of one of its {len(heard)} classes, or a clip has no class")
     ids = {known: [i for i, row in rows.items() if (row["class"] in heard) == known] for known in (True, False)}
@@ -345,7 +332,6 @@ def split_by_heard(rows: Rows, path: str | Path) -> tuple[list[str], list[str], 
 
 def _lines(path: str | Path) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    return lines

@@ -288,19 +288,16 @@ def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all
     """
     entries = read_manifest(subset)
     missing = _require_enough(Path(folder), entries, [])
-    there = [e for e in entries if (e.package, e.path) not in missing]
-    found: dict[str, list] = {"picture": [], "sound": [], "background": []}
-    for e in there:
-        path = Path(folder) / e.package / e.path
-        if e.kind == "picture":
-            found[e.kind].append(Cutout(e.name, e.class_name, e.instance, read_cutout(path)))
-        elif e.kind == "sound":
-            found[e.kind].append(Recording(e.name, e.class_name, e.instance, read_recording(path, sample_rate)))
-        else:
-            found[e.kind].append(Background(e.name, read_background(path)))
-    made_of = digest(sorted([e.kind, e.class_name, e.instance, e.name, e.sha256] for e in there))
-    names = tuple(f"{package}/{path}" for package, path in sorted(missing))
-    return Library(*map(tuple, found.values()), generated=False, digest=made_of, missing=names)
+    there = [(e, Path(folder, e.package, e.path)) for e in entries if (e.package, e.path) not in missing]
+    labels = {e: (e.name, e.class_name, e.instance) for e, _ in there}
+    return Library(
+        tuple(Cutout(*labels[e], read_cutout(path)) for e, path in there if e.kind == "picture"),
+        tuple(Recording(*labels[e], read_recording(path, sample_rate)) for e, path in there if e.kind == "sound"),
+        tuple(Background(e.name, read_background(path)) for e, path in there if e.kind == "background"),
+        generated=False,
+        digest=digest(sorted([e.kind, *labels[e], e.sha256] for e, _ in there)),
+        missing=tuple(f"{package}/{path}" for package, path in sorted(missing)),
+    )
 
 
 def read_cutout(path: Path) -> np.ndarray:

@@ -216,12 +216,7 @@ def _visible(masks: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def compose_audio(recording: Recording, samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut `samples` out of a recording, repeated if it is short, at a random moment and level, and add noise.
-
-    Returns
-    -------
-    int16 (samples,)
-    """
+    """Cut `samples` (int16) of a recording, repeated if it is short, at a random moment and level, and add noise."""
     waveform = recording.waveform
     if len(waveform) < samples:
         gap = np.zeros(int(rng.uniform(0.0, 0.3) * sample_rate), np.float32)
@@ -268,12 +263,7 @@ def write_scenes(data: Data, library: Library, workers: int = 2) -> Path:
     """Compose all splits of ``data.stamps`` into the layout at ``data.root``; done already, it does nothing.
 
     The folder appears under its name only when it is complete. It takes the place of scenes of other settings, never
-    of a file that this function did not write.
-
-    Raises
-    ------
-    InputError
-        When ``data.root`` holds something else than scenes, or has to be composed anew and holds other files too.
+    of a file that was not composed here: `InputError` names what is in the way.
     """
     layout, made_of = Layout(data.root), _digest(data, library)
     if data.root.exists():
