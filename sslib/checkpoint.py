@@ -26,10 +26,8 @@ class CheckpointError(InputError):
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code that it may carry.
 
-    Raises
-    ------
-    CheckpointError
-        When the file is missing, is no checkpoint of this project, or holds anything but plain values and tensors.
+    Raises ``CheckpointError`` when the file is missing, no checkpoint of this project, or holds anything but plain
+    values and tensors.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"no checkpoint {path}")
@@ -58,10 +56,7 @@ def _config(state: dict[str, Any], path: Path) -> Config:
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[SoundLocalizer, Config]:
     """Load the model of a checkpoint, ready for inference, and the configuration it was trained with.
 
-    Raises
-    ------
-    CheckpointError
-        As :func:`load_checkpoint`, and when weights are missing, unknown or of another shape.
+    Raises ``CheckpointError`` as :func:`load_checkpoint`, and when weights are missing, unknown or of another shape.
     """
     state = load_checkpoint(path)
     config = _config(state, path)
@@ -95,13 +90,7 @@ def data_identity(config: Config) -> dict[str, str]:
 
 
 def resumable(config: Config, run: Path) -> dict[str, Any] | None:
-    """Load the state to go on from, if there is one.
-
-    Raises
-    ------
-    CheckpointError
-        When it belongs to another configuration or to other data.
-    """
+    """Load the state to go on from, if there is one; a ``CheckpointError`` when it is of other data or settings."""
     if not (run / NAME).exists():
         return None
     state = load_checkpoint(run / NAME)

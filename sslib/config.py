@@ -189,10 +189,7 @@ class Config(Section):
 def repository_root(start: Path | None = None) -> Path:
     """Find the folder that holds ``sslib`` and ``notebooks``, from `start` (default: here) upwards.
 
-    Raises
-    ------
-    FileNotFoundError
-        When no folder above `start` looks like the repository.
+    Raises ``FileNotFoundError`` when no folder above `start` looks like the repository.
     """
     if root := _root_above(start or Path.cwd()):
         return root
@@ -232,10 +229,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
     overrides : nested mapping of values that replace those of the file, for example ``{"training": {"epochs": 2}}``.
     root : folder against which ``data.root`` and other paths resolve (default: the repository's root).
 
-    Raises
-    ------
-    ConfigError
-        For a file that is missing or is no YAML mapping, for unknown keys, wrong types and non-finite numbers.
+    Raises ``ConfigError`` for a file that is missing or no YAML mapping, unknown keys, wrong types, non-finite numbers.
     """
     file = find(path)
     try:

@@ -155,10 +155,7 @@ class InMemory(NamedTuple):
 def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threads: int = 2) -> InMemory:
     """Decode every clip of `dataset` once; decoders release the interpreter, so threads suffice.
 
-    Raises
-    ------
-    NotEnoughMemory
-        When it does not fit.
+    Raises ``NotEnoughMemory`` when it does not fit.
     """
     samples = dataset.window.samples
     need, room = len(dataset) * (3 * dataset.size**2 + 2 * samples), available_memory()

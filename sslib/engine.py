@@ -46,14 +46,7 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int 
     retrain : start over; a run that is there is replaced when the first new epoch is saved, not before.
     stop_after : stop after this epoch (the run stays incomplete and can be resumed).
 
-    Returns
-    -------
-    Path of the run's folder.
-
-    Raises
-    ------
-    CheckpointError
-        When the folder holds a run of another configuration or of other data.
+    Returns the run's folder. Raises ``CheckpointError`` when it holds a run of another configuration or of other data.
     """
     run = Path(folder) / "run"
     state = None if retrain else checkpoint.resumable(config, run)

@@ -121,13 +121,7 @@ class SoundLocalizer(nn.Module):
     def visual_reasoning(
         self, visual: Float[Tensor, "B C h w"]
     ) -> tuple[Float[Tensor, "B K h w"], Float[Tensor, "B C K"]]:
-        """Compute node maps and node features.
-
-        Raises
-        ------
-        RuntimeError
-            When the model was built without the reasoning module.
-        """
+        """Compute node maps and node features; a ``RuntimeError`` where there is no reasoning module."""
         if self.reasoning is None:
             raise RuntimeError("this model has no visual reasoning module (model.reasoning is false)")
         return self.reasoning(visual)
@@ -152,10 +146,7 @@ class SoundLocalizer(nn.Module):
 def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
     """Put ImageNet weights of ResNet-18 into an image encoder, from a local file or torchvision's own download.
 
-    Raises
-    ------
-    InputError
-        When the weights cannot be had, or do not fit the encoder (only width 64, blocks 2,2,2,2 is ResNet-18).
+    Raises ``InputError`` when they cannot be had, or do not fit (only width 64, blocks 2,2,2,2 is ResNet-18).
     """
     try:
         if isinstance(source, Path):
