@@ -10,10 +10,12 @@ import io
 import json
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -779,3 +781,37 @@ def test_pairs_become_clips_of_the_layout(tmp_path):
     (tmp_path / "data/audios/5.jpg").write_text("of no sound that is there")
     with pytest.raises(InputError, match="holds no pair"):
         import_image_audio_pairs(tmp_path / "data/audios", root)
+
+
+# The manual
+
+
+def test_the_manual_works_as_it_is_printed(tmp_path, monkeypatch, capsys):
+    """The Python code of data/README.md, from downloads to lists, on files of the same shapes."""
+    manual = (Path(__file__).parents[1] / "data/README.md").read_text(encoding="utf-8")
+    sections = {part.partition("\n")[0]: part for part in re.split(r"^##+ ", manual, flags=re.MULTILINE)}
+    monkeypatch.chdir(tmp_path)
+    for folder in ("downloads/vggsound", "downloads/flickr"):
+        (tmp_path / folder).mkdir(parents=True)
+    Path("downloads/vggsound/part_00.tar.gz").write_bytes(gzip.compress(tar_bytes({"x/---g-f_I2yQ_000001.mp4": b"a"})))
+    with zipfile.ZipFile("downloads/flickr/all.zip", "w") as archive:
+        for name, content in {"a/9.jpg": b"image", "b/9.wav": b"audio", "c/9.xml": xml(box(0, 0, 64, 64))}.items():
+            archive.writestr(name, content)
+    write(Path("vggsound.csv"), CSV)
+    write(Path("vggss.json"), RECORDS)
+    write(Path("heard_classes.txt"), "cello\nsiren\n")
+    write(Path("flickr_test.csv"), "9\n")
+    write(Path("flickr_144k.csv"), "8\n7\n")
+    names = {}
+    for title in ("VGGSound", "VGG-SS", "Flickr-SoundNet"):
+        for code in re.findall(r"^```python\n(.*?)^```", sections[title], flags=re.MULTILINE | re.DOTALL):
+            exec(code, names)
+    data = Layout(Path("data/vggsound"))
+    assert data.ids("train") == ["--0PQM4-hqg_000030", "--4gqARaEJE_000000"]
+    assert data.ids("val") == ["---g-f_I2yQ_000001", "--4gqARaEJE_001257"]
+    assert list(data.annotations("vggss_heard")) == data.ids("vggss_heard") and len(data.ids("vggss_unheard")) == 4
+    assert names["unknown"] == ["siren"] and Path("raw/vggsound/part_00.tar.gz/x/---g-f_I2yQ_000001.mp4").exists()
+    flickr = Layout(Path("data/flickr"))
+    assert flickr.present() == {"9"} and flickr.ids("flickr") == ["9"] and names["ids"] == ["9"]
+    assert flickr.annotations("flickr")["9"]["annotators"] == [[[0, 0, 0.25, 0.25]]]
+    assert "1 files written" in capsys.readouterr().out
