@@ -122,7 +122,7 @@ def test_workers_end_with_the_main_process(tmp_path, number):
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
         "from functools import partial; from pathlib import Path\n"
-        "import test_parallel as t; from sslib import parallel\n"
+        "import test_parallel as t; from sslib.data import parallel\n"
         f"list(parallel.each(partial(t.slowly, Path({str(tmp_path)!r})), range(10_000), workers=2))"
     )
     main = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -18,7 +18,7 @@ import soundfile
 import videos
 from PIL import Image
 
-from sslib.data import manifest, parallel, prepare
+from sslib.data import parallel, prepare
 from sslib.data.layout import Layout
 
 
@@ -142,6 +142,8 @@ def test_every_file_is_a_row(tmp_path, one, decoded):
         (raw / name).parent.mkdir(exist_ok=True)
         shutil.copy(one, raw / name)
     shutil.copy(one, os.fsencode(raw) + b"/bytes\xff.mp4")
+    (raw / "folder\udcff").mkdir()
+    shutil.copy(one, raw / "folder\udcff" / "inner.mp4")
     shutil.copy(one, tmp_path / "outside.mp4")
     (raw / "out.mp4").symlink_to(tmp_path / "outside.mp4")
     (raw / "in.mp4").symlink_to(raw / "inside" / "target.mp4")
@@ -163,6 +165,7 @@ def test_every_file_is_a_row(tmp_path, one, decoded):
         " edge .mp4": "cannot be a line of a list",
         "line\nbreak.mp4": "cannot be a line of a list",
         "bytes\\udcff.mp4": "not UTF-8",
+        "folder\\udcff/inner.mp4": "not UTF-8",
         "out.mp4": "leads out of the raw folder",
         "nowhere.mp4": "a link to nothing",
         "loop": "a link to a folder",
@@ -310,7 +313,7 @@ def test_a_disk_that_is_full_or_read_only_stops_the_run(raw, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, target, fail)
-        with pytest.raises(prepare.Stopped, match=f"cannot write into {data}: {os.strerror(code)}"):
+        with pytest.raises(prepare.PreparationAborted, match=f"cannot write into {data}: {os.strerror(code)}"):
             run(raw, data)
     assert "a" in manifest_rows(data) and not (data / "audios" / "b.flac").exists()
     run(raw, data)
@@ -323,10 +326,10 @@ def manifest_rows(data):
 
 def test_foreign_folders_are_left_alone(raw, tmp_path):
     Layout(tmp_path / "stamps").write_info(kind="stamps")
-    with pytest.raises(prepare.Stopped, match="holds stamps"):
+    with pytest.raises(prepare.PreparationAborted, match="holds stamps"):
         run(raw, tmp_path / "stamps")
     (tmp_path / "other" / "video_frames").mkdir(parents=True)
-    with pytest.raises(prepare.Stopped, match="not prepared here"):
+    with pytest.raises(prepare.PreparationAborted, match="not prepared here"):
         run(raw, tmp_path / "other")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         run(tmp_path / "nothing", tmp_path / "data")
@@ -343,8 +346,8 @@ def test_other_lists_stay(raw, tmp_path):
 def test_two_runs_at_once(raw, tmp_path):
     data = tmp_path / "data"
     run(raw, data)
-    journal = manifest.Journal(data)
-    with pytest.raises(manifest.Busy, match="another process"):
+    journal = prepare.Journal(data)
+    with pytest.raises(prepare.FolderLocked, match="another process"):
         run(raw, data)
     journal.close()
     assert run(raw, data).ready == 2
@@ -370,23 +373,23 @@ def test_one_clip_prepared_twice_at_once(raw, tmp_path, monkeypatch):
     """As on a cluster that takes a worker for lost: at whichever step the one is, the other one may finish first."""
     data = tmp_path / "data"
     run(raw, data)
-    known = prepare.encode(raw / "a.mp4", prepare._settings(1.0, None, 24000, 60.0, 60.0))
+    known = prepare.encode(raw / "a.mp4", prepare.Settings(1.0, None, 24000, 60.0, 60.0))
     layout, before, inner, steps = Layout(data), content(data), Path.rename, []
 
     def rename(self, target):
         steps.append(target)
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", inner)
-            prepare._place(layout, "a", known)  # the other one, from its beginning to its end
+            layout.replace_clip("a", *known[:2])  # the other one, from its beginning to its end
         return inner(self, target)
 
-    prepare._remove(layout, "a")
+    layout.remove_clip("a")
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
-        prepare._place(layout, "a", known)
+        layout.replace_clip("a", *known[:2])
     assert steps and content(data) == before
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: prepare._place(layout, "a", known), range(200)))
+        list(pool.map(lambda _: layout.replace_clip("a", *known[:2]), range(200)))
     assert content(data) == before
 
 
@@ -394,9 +397,9 @@ def test_a_clip_that_is_there_already_is_not_touched(raw, tmp_path, monkeypatch)
     """A second run of a task may come when the run is over and its list written."""
     data = tmp_path / "data"
     run(raw, data)
-    known = prepare.encode(raw / "a.mp4", prepare._settings(1.0, None, 24000, 60.0, 60.0))
-    monkeypatch.setattr(prepare, "_remove", lambda *_: pytest.fail("removed a clip that is there"))
-    prepare._place(Layout(data), "a", known)
+    known = prepare.encode(raw / "a.mp4", prepare.Settings(1.0, None, 24000, 60.0, 60.0))
+    monkeypatch.setattr(Layout, "remove_clip", lambda *_: pytest.fail("removed a clip that is there"))
+    Layout(data).replace_clip("a", *known[:2])
 
 
 def test_a_line_that_was_cut_off_does_not_count(raw, tmp_path, decoded):
@@ -423,7 +426,7 @@ def test_killed_and_run_again_is_as_never_killed(tmp_path, one, decoded):
     (raw / "clip bad.mp4").write_bytes(b"nothing")
     code = (
         f"import sys; sys.path[:0] = {sys.path!r}\n"
-        "import test_prepare as t; from sslib import prepare; from pathlib import Path\n"
+        "import test_prepare as t; from sslib.data import prepare; from pathlib import Path\n"
         "prepare.encode = t.slow\n"
         f"prepare.prepare(Path({str(raw)!r}), Path({str(data)!r}), workers=0)"
     )

@@ -13,10 +13,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +32,7 @@ import pandas as pd
 from sslib.config import InputError
 from sslib.data.media import encode_flac, encode_jpeg
 
+PARTIAL = ".partial"  # the folder of what is being written
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 SPLIT_FRACTION = 0.05  # of the videos, for each list but the first
 YOUTUBE = re.compile(r"([\w-]{11})_\d{6}", re.ASCII)  # YOUTUBEID_000030: a clip that begins at 30 s of a video
@@ -219,6 +223,58 @@ class Layout:
         """Write a clip of one frame, uint8 (H, W, 3), and its sound, int16 (samples,)."""
         write_atomic(self.root / "video_frames" / check_id(clip_id) / "001.jpg", encode_jpeg(image))
         write_atomic(self.root / "audios" / f"{clip_id}.flac", encode_flac(waveform, sample_rate))
+
+    def replace_clip(self, clip_id: str, frames: list[bytes], audio: bytes) -> None:
+        """Write JPEG frames and FLAC sound under other names, then rename: each is whole, or not there.
+
+        Another process may do the same at the same time: a cluster gives the work of a slow worker to a second one.
+        """
+        if self._holds(clip_id, frames, audio):
+            return  # a late second one takes nothing away, even for a moment
+        partial = self.root / PARTIAL / uuid.uuid4().hex
+        for folder in partial / "frames", self.root / "video_frames", self.root / "audios":
+            folder.mkdir(parents=True, exist_ok=True)
+        for k, frame in enumerate(frames, start=1):
+            (partial / "frames" / f"{k:03d}.jpg").write_bytes(frame)
+        (partial / "audio.flac").write_bytes(audio)
+        while not self._holds(clip_id, frames, audio):
+            self.remove_clip(clip_id)
+            try:
+                (partial / "frames").rename(self.root / "video_frames" / clip_id)
+                (partial / "audio.flac").rename(self.root / "audios" / f"{clip_id}.flac")
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the other one's frames are there meanwhile
+                    raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def _holds(self, clip_id: str, frames: list[bytes], audio: bytes) -> bool:
+        """Whether this very clip is there, and no frame more."""
+        with contextlib.suppress(ClipError, FileNotFoundError):
+            there = [path.read_bytes() for path in self.frames(clip_id).values()]
+            return there == frames and self.audio(clip_id).read_bytes() == audio
+        return False
+
+    def remove_clip(self, clip_id: str) -> None:
+        """Take a clip's frames and sound away, the frames in one step; another process may do so at the same time."""
+        for suffix in AUDIO_SUFFIXES:
+            (self.root / "audios" / f"{clip_id}{suffix}").unlink(missing_ok=True)
+        trash = self.root / PARTIAL / uuid.uuid4().hex
+        trash.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self.root / "video_frames" / clip_id).rename(trash)
+            shutil.rmtree(trash)
+
+    def clear_partial(self) -> None:
+        """Remove what a killed :meth:`replace_clip` has left."""
+        shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
+
+    def size_of_clip(self, clip_id: str) -> tuple[int, int] | None:
+        """Count a clip's frames, and the bytes of its frames and FLAC sound; None where one of both is missing."""
+        with contextlib.suppress(FileNotFoundError):
+            frames = [path.stat().st_size for path in (self.root / "video_frames" / clip_id).iterdir()]
+            return len(frames), sum(frames) + (self.root / "audios" / f"{clip_id}.flac").stat().st_size
+        return None
 
     def write_mask(self, clip_id: str, mask: np.ndarray) -> None:
         from PIL import Image

@@ -7,8 +7,11 @@ be read or cut raises ``MediaError``.
 from __future__ import annotations
 
 import io
+import math
+import os
+import stat
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -121,6 +124,14 @@ def to_mono(values: np.ndarray) -> np.ndarray:
     if values.dtype.kind == "u":
         return mean / 128 - 1
     return np.nan_to_num(mean / np.float32(1.0 if values.dtype.kind == "f" else -float(np.iinfo(values.dtype).min)))
+
+
+def loudness(waveform: np.ndarray) -> dict[str, float]:
+    """Measure RMS and peak of int16 samples, in dB of full scale, to a tenth."""
+    samples = np.abs(waveform.astype(np.float64)) / 32768
+    values = {"rms_dbfs": np.sqrt(np.mean(samples**2)), "peak_dbfs": samples.max()} if len(samples) else {}
+    decibel = {name: round(20 * math.log10(value), 1) if value else -math.inf for name, value in values.items()}
+    return decibel or {"rms_dbfs": -math.inf, "peak_dbfs": -math.inf}
 
 
 def upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
@@ -266,6 +277,44 @@ class ClipWindow:
         waveform = read_audio(source, self.sample_rate)
         time = self.time_of(len(waveform), position)
         return self.crop(waveform, time), time
+
+
+def raw_files(folder: Path, skip: Path) -> Iterator[tuple[Path, os.stat_result | None, str]]:
+    """Yield the files below a folder, in order, each with its status, or with why it cannot become a clip.
+
+    Hidden files and folders (``.name``) and the folder `skip` are left out; links are followed inside `folder` only.
+    """
+    paths, unreadable, skip = [], [], skip.resolve()
+    for here, folders, files in os.walk(folder, onerror=unreadable.append):
+        links = [name for name in folders if Path(here, name).is_symlink()]
+        folders[:] = [n for n in folders if n[0] != "." and n not in links and Path(here, n).resolve() != skip]
+        paths += [Path(here, name) for name in files + links if name[0] != "."]
+    for error in unreadable:
+        yield Path(error.filename), None, f"a folder that cannot be read: {error.strerror}"
+    for path in sorted(paths):
+        try:
+            fault, status = _raw_file_fault(path, folder), path.lstat()
+            if not fault and not stat.S_ISREG((status := path.stat()).st_mode):
+                fault = "not a regular file"
+        except OSError as error:
+            fault, status = f"cannot be read: {error.strerror}", None
+        yield path, status, fault
+
+
+def _raw_file_fault(path: Path, folder: Path) -> str:
+    if path.is_symlink():
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            return "a link to nothing"
+        if not target.is_relative_to(folder.resolve()):
+            return "a link that leads out of the raw folder: put the file itself there"
+        if target.is_dir():
+            return "a link to a folder: those are not followed"
+    name = str(path.relative_to(folder))
+    if name.encode(errors="replace").decode() != name or path.stem.splitlines() != [path.stem.strip()]:
+        return "its name cannot be a line of a list (line breaks, spaces at the ends, or not UTF-8)"
+    return "its name is too long for a sound file of that name" if len(f"{path.stem}.flac".encode()) > 255 else ""
 
 
 def _file(source: Path | bytes) -> Path | io.BytesIO:

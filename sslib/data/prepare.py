@@ -13,45 +13,82 @@ Running again does what is missing or changed. Killing it loses at most the clip
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import hashlib
 import json
 import math
-import shutil
 import threading
-import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
 
 from sslib.config import InputError, SslibError
-from sslib.data import manifest, video
-from sslib.data.layout import AUDIO_SUFFIXES, Layout
-from sslib.data.manifest import Journal, Row
-from sslib.data.media import JPEG_QUALITY, encode_flac, encode_jpeg
+from sslib.data import video
+from sslib.data.layout import ClipError, Layout, check_id, digest, write_atomic
+from sslib.data.media import JPEG_QUALITY, encode_flac, encode_jpeg, loudness, raw_files
 from sslib.data.parallel import Crashed, KillableProcess, TimedOut, each
-from sslib.data.sources import Source, find
 
 SILENT = -80.0  # dBFS: a track whose loudest sample is below (3 of 32768) holds no sound
+CLASH = "the same clip id as another file"
 VERSION = 1  # of what is written; another one and everything is prepared again
 _local = threading.local()  # a decoder of its own for every thread that prepares clips
 
 
-class Stopped(SslibError):
+class PreparationAborted(SslibError):
     """The run cannot go on, whatever the clip; what is finished stays. The message names the folder and the cause."""
 
 
-class Encoded(NamedTuple):
-    """A clip as it will be on disk."""
+class FolderLocked(SslibError):
+    """Another process is preparing the same folder."""
 
-    frames: list[bytes]  # JPEG
-    sound: bytes  # FLAC
-    facts: Row
+
+class Settings(NamedTuple):
+    """What decides the frames and sounds; see :func:`prepare`."""
+
+    frame_rate: float | None  # None with `at`
+    at: float | None
+    sample_rate: int
+    max_seconds: float
+    time_limit: float
+
+    @property
+    def digest(self) -> str:
+        content = {**self._asdict(), "short_side": video.SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}
+        del content["time_limit"]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Row:
+    """What became of a file: a row of ``manifest.csv`` and, with what the next run needs, a line of the journal."""
+
+    id: str
+    source: str  # below the raw folder
+    outcome: str = "rejected"  # or "ok"; in the journal also "gone", for a clip that was taken out
+    reason: str = ""
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    frame_rate: float | None = None
+    audio_rate: int | None = None
+    frames: int | None = None
+    rms_dbfs: float | None = None
+    peak_dbfs: float | None = None
+    bytes: int | None = None  # of the source
+    sha256: str = ""  # of the source; "" where it could not be read
+    settings: str = ""  # the digest
+    notes: str = ""
+    # these four in the journal only
+    changed: int = 0  # ns, the source's time
+    written: int = 0  # bytes of frames and sound
+    limit: float | None = None  # s, which were too few to decode it
+    kept: str = ""  # why the source could not be read again, where the clip of an earlier run stays
 
 
 class Prepared(NamedTuple):
@@ -63,9 +100,9 @@ class Prepared(NamedTuple):
     manifest: Path
 
     def __str__(self) -> str:
-        lines = [f"{count:6}  {reason}" for reason, count in self.reasons.most_common()]
-        head = f"{self.ready} of {self.total} ready, {self.reasons.total()} rejected"
-        return "\n".join([head, *lines, f"every file and its outcome: {self.manifest}"])
+        lines = [f"{self.ready} of {self.total} ready, {self.reasons.total()} rejected"]
+        lines += [f"{count:6}  {reason}" for reason, count in self.reasons.most_common()]
+        return "\n".join([*lines, f"every file and its outcome: {self.manifest}"])
 
 
 def prepare(
@@ -83,267 +120,221 @@ def prepare(
 ) -> Prepared:
     """Bring every video below `raw` into the layout of `data`; list every file with its outcome.
 
-    Parameters
-    ----------
-    raw, data : folders; see ``sslib.data.sources`` for the files looked at, and the head of this file for the result.
-    frame_rate, at, sample_rate, max_seconds : as in ``sslib.data.video.read``. Another value prepares all clips again.
-    time_limit : seconds that one clip may take to decode, then its decoder is killed and the clip rejected.
-    workers, scheduler : processes here, or a Dask cluster; see ``sslib.data.parallel.each``.
-    retry : also try rejected clips again whose source has not changed.
-
     A clip whose source was removed or cannot be read now stays, with a note. A clip whose source turns out not to be
     one, or whose id a second file claims, loses its old frames and sound.
 
+    Parameters
+    ----------
+    raw, data : folders; see :func:`find_sources` for which files are looked at, and the head of this file for the rest.
+    frame_rate, at, sample_rate, max_seconds : as in ``video.read``. Another value prepares all clips again.
+    time_limit : seconds that one clip may take to decode, then its decoder is killed and the clip rejected.
+    workers, scheduler : processes here, or a Dask cluster; see ``parallel.each``.
+    retry : also try rejected clips again whose source has not changed.
+
     Raises
     ------
-    FileNotFoundError
-        When there is no folder `raw`.
-    Stopped
+    FileNotFoundError, InputError
+        When there is no folder `raw`; when a setting makes no sense.
+    PreparationAborted
         When `data` cannot be written (full, read-only) or holds another data set.
-    manifest.Busy
+    FolderLocked
         When another process prepares the same folder.
     """
     raw, layout = Path(raw).absolute(), Layout(Path(data).absolute())
-    settings = _settings(frame_rate, at, sample_rate, max_seconds, time_limit)
-    if not raw.is_dir():
-        raise FileNotFoundError(f"{raw}: there is no such folder of raw videos")
-    _require_own(layout)
+    rates = (float(frame_rate), None) if at is None else (None, float(at))
+    settings = Settings(*rates, sample_rate, float(max_seconds), float(time_limit))
+    _check(settings, raw, layout)
     with _writing(layout.root):
         layout.root.mkdir(parents=True, exist_ok=True)
         journal = Journal(layout.root)
-    with contextlib.closing(journal):
-        sources, refused, clashes = find(raw, layout.root)
+    with closing(journal):
+        found = find_sources(raw, layout.root)
         with _writing(layout.root):
-            _info(layout, settings, journal, complete=False)
-            shutil.rmtree(layout.root / ".partial", ignore_errors=True)
-            for clip_id in clashes & journal.rows.keys():
-                _remove(layout, clip_id)
-                journal.forget(clip_id)
-        jobs = [(s, journal.rows.get(s.clip_id)) for s in sources]
-        jobs = [job for job in jobs if not _is_done(layout, *job, settings, retry)]
+            _describe(layout, settings, journal, complete=False)
+            layout.clear_partial()
+            for clip_id in {row.id for row in found if row.reason.startswith(CLASH)} & journal.rows.keys():
+                if journal.rows[clip_id].outcome == "ok":
+                    layout.remove_clip(clip_id)
+                    journal.add(Row(clip_id, "", "gone"))
+        jobs = [(replace(row, settings=settings.digest), journal.rows.get(row.id)) for row in found if not row.reason]
+        jobs = [job for job in jobs if not _is_done(layout, settings, *job, retry)]
         try:
             task = functools.partial(_prepare_clip, raw, layout, settings)
             for _, row in each(task, jobs, workers=workers, scheduler=scheduler, desc="preparing"):
                 with _writing(layout.root):
                     journal.add(row)
-        except Stopped as error:
-            raise Stopped(str(error)) from None  # without the traceback of another process
         finally:
             _decoder().close()
         with _writing(layout.root):
-            return _finish(layout, settings, journal, sources, refused)
+            return _finish(layout, settings, journal, found)
 
 
-def _settings(frame_rate: float, at: float | None, sample_rate: int, max_seconds: float, time_limit: float) -> Row:
-    for name, value in {"frame_rate": frame_rate, "max_seconds": max_seconds, "time_limit": time_limit}.items():
-        if not (math.isfinite(value) and value > 0):
+def _check(settings: Settings, raw: Path, layout: Layout) -> None:
+    """Refuse settings that make no sense and folders that hold something else."""
+    for name, value in settings._asdict().items():
+        if value is not None and not (math.isfinite(value) and (value > 0 or (name == "at" and value == 0))):
             raise InputError(f"{name} is {value}: it must be a number above 0")
-    if at is not None and not (math.isfinite(at) and at >= 0):
-        raise InputError(f"at is {at}: it must be a number of seconds, 0 or more")
-    if not 1000 <= sample_rate <= 384000:
-        raise InputError(f"sample_rate is {sample_rate}: it must be between 1000 and 384000 Hz")
-    wanted = {"frame_rate": None, "at": float(at)} if at is not None else {"frame_rate": float(frame_rate), "at": None}
-    wanted |= {"sample_rate": sample_rate, "max_seconds": float(max_seconds)}
-    content = {**wanted, "short_side": video.SHORT_SIDE, "quality": JPEG_QUALITY, "version": VERSION}
-    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-    return {**wanted, "time_limit": float(time_limit), "digest": digest}
-
-
-def _require_own(layout: Layout) -> None:
-    """Refuse a folder that something else has filled."""
-    if not layout.root.exists():
-        return
+    if not 1000 <= settings.sample_rate <= 384000:
+        raise InputError(f"sample_rate is {settings.sample_rate}: it must be between 1000 and 384000 Hz")
+    if not raw.is_dir():
+        raise FileNotFoundError(f"{raw}: there is no such folder of raw videos")
     kind = layout.info().get("kind")
     if kind not in (None, "videos"):
-        raise Stopped(f"{layout.root} holds {kind}, not prepared videos: choose another folder")
+        raise PreparationAborted(f"{layout.root} holds {kind}, not prepared videos: choose another folder")
     if kind is None and any((layout.root / name).exists() for name in ("video_frames", "audios")):
-        raise Stopped(f"{layout.root} holds clips that were not prepared here: choose another folder")
+        raise PreparationAborted(f"{layout.root} holds clips that were not prepared here: choose another folder")
 
 
-@contextlib.contextmanager
+@contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Where an error is one of the data folder: it concerns every clip, so the run stops."""
+    """Take an error for one of the data folder, which concerns every clip: the run stops."""
     try:
         yield
     except OSError as error:
-        raise Stopped(
-            f"cannot write into {folder}: {error.strerror or error} ({error.filename}). "
-            "What is finished is kept; see to the disk, then run the same again"
-        ) from error
+        what = f"cannot write into {folder}: {error.strerror or error} ({error.filename})"
+        hint = "What is finished is kept; see to the disk, then run the same again"
+        raise PreparationAborted(f"{what}. {hint}") from error
 
 
-def _is_done(layout: Layout, source: Source, row: Row | None, settings: Row, retry: bool) -> bool:
-    """Whether `row` tells of this very source under the same settings, and what it tells of is there."""
-    if row is None or row["settings"] != settings["digest"]:
+class Journal:
+    """The rows by clip id, on disk as soon as they are added. The file only grows; the last line of a clip counts."""
+
+    def __init__(self, folder: Path):
+        self.lock = FileLock(folder / ".lock", timeout=0)  # a file that is never replaced
+        try:
+            self.lock.acquire()
+        except Timeout:
+            raise FolderLocked(f"{folder} is being prepared by another process: wait for it or end it") from None
+        self.file = (folder / "prepared.jsonl").open("a+b", buffering=0)
+        self.file.seek(0)
+        *lines, torn = self.file.read().split(b"\n")
+        self.file.truncate(self.file.tell() - len(torn))  # what was being written when the process died
+        self.rows = {row.id: row for row in (Row(**json.loads(line)) for line in lines)}
+
+    def add(self, row: Row) -> None:
+        line = json.dumps(asdict(row)).encode() + b"\n"
+        if self.file.write(line) != len(line):
+            raise OSError(28, "no space for a line", self.file.name)
+        self.rows[row.id] = row
+
+    def close(self) -> None:
+        self.file.close()
+        self.lock.release()
+
+
+def find_sources(raw: Path, data: Path) -> list[Row]:
+    """List the files below `raw` (see ``media.raw_files``); one that cannot become a clip has a reason.
+
+    A file's clip id is its name without the last suffix; of files that claim the same id none is taken.
+    """
+    rows, claims = [], defaultdict(list)
+    for path, status, fault in raw_files(raw, skip=data):
+        name = path.relative_to(raw).as_posix().encode(errors="backslashreplace").decode()
+        seen = {"bytes": status.st_size, "changed": status.st_mtime_ns} if status else {}
+        rows.append(Row(Path(name).stem, name, reason=fault, **seen))
+        if not fault:
+            try:
+                claims[check_id(path.stem)].append(rows[-1])
+            except ClipError as error:
+                rows[-1].reason = error.problem
+    for alike in claims.values():
+        for row in alike if len(alike) > 1 else []:
+            row.reason = f"{CLASH}: rename one of them ({', '.join(r.source for r in alike if r is not row)})"
+    return rows
+
+
+def _is_done(layout: Layout, settings: Settings, source: Row, known: Row | None, retry: bool) -> bool:
+    """Whether `known` tells of this very source under the same settings, and what it tells of is there."""
+    decisive = ("source", "bytes", "changed", "settings")
+    if known is None or any(getattr(known, name) != getattr(source, name) for name in decisive):
         return False
-    if (row["source"], row["bytes"], row["changed"]) != (source.path, source.size, source.changed):
-        return False
-    if row["outcome"] == "ok":
-        return _written(layout, source.clip_id) == (row["frames"], row["written"])
-    if not row["sha256"]:
-        return False  # it could not be read then
-    return not retry and (row["limit"] is None or settings["time_limit"] <= row["limit"])
+    if known.outcome == "ok":
+        return layout.size_of_clip(known.id) == (known.frames, known.written)
+    return not retry and known.sha256 != "" and (known.limit is None or settings.time_limit <= known.limit)
 
 
-def _written(layout: Layout, clip_id: str) -> tuple[int, int] | None:
-    """Number of frames, and bytes of frames and sound, of a clip that is there."""
-    try:
-        frames = [path.stat().st_size for path in (layout.root / "video_frames" / clip_id).iterdir()]
-        return len(frames), sum(frames) + (layout.root / "audios" / f"{clip_id}.flac").stat().st_size
-    except FileNotFoundError:
-        return None
-
-
-def _prepare_clip(raw: Path, layout: Layout, settings: Row, job: tuple[Source, Row | None]) -> Row:
+def _prepare_clip(raw: Path, layout: Layout, settings: Settings, job: tuple[Row, Row | None]) -> Row:
     """Decode, write and describe one clip; the task that runs in workers, and may run twice."""
-    source, known = job
-    row = {"id": source.clip_id, "source": source.path, "bytes": source.size, "changed": source.changed}
-    row |= {"settings": settings["digest"], "limit": None, "sha256": "", "kept": ""}
+    row, known = job
+    finished = known and (known.outcome, known.settings) == ("ok", row.settings)
+    finished = finished and layout.size_of_clip(known.id) == (known.frames, known.written)
     try:
-        with (raw / source.path).open("rb") as file:
-            row["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-        if known and known["sha256"] == row["sha256"] and known["outcome"] == "ok":  # touched or moved, or outputs lost
-            renamed = {**known, **row}
-            if renamed["settings"] == known["settings"] and _is_done(layout, source, renamed, settings, retry=False):
-                return renamed
-        clip = _decoder().call(raw / source.path, settings, limit=settings["time_limit"])
-    except (TimedOut, Crashed) as error:
-        limit = settings["time_limit"] if isinstance(error, TimedOut) else None
-        row |= {"outcome": "rejected", "reason": f"decoder {error}", "limit": limit}
+        with (raw / row.source).open("rb") as file:
+            row.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if finished and known.sha256 == row.sha256:  # touched or moved
+            return replace(known, source=row.source, bytes=row.bytes, changed=row.changed, kept="")
+        frames, audio, facts = _decoder().call(raw / row.source, settings, limit=settings.time_limit)
+    except TimedOut as error:
+        row.reason, row.limit = f"decoder {error}", settings.time_limit
+    except Crashed as error:
+        row.reason = f"decoder {error}"
     except video.VideoError as error:
-        row |= {"outcome": "rejected", "reason": str(error)}
-    except OSError as error:
-        return _keep(layout, known, row | {"reason": f"cannot be read: {error.strerror or error}"})
+        row.reason = str(error)
+    except OSError as error:  # it may pass: nothing is removed, and the next run tries again
+        row.reason, row.sha256 = f"cannot be read: {error.strerror or error}", ""
+        return replace(known, kept=row.reason) if finished else row
     except Exception as error:  # whatever a library makes of a strange file: a row, and the next clip goes on
-        row |= {"outcome": "rejected", "reason": f"decoder failed ({type(error).__name__}: {error})"}
+        row.reason = f"decoder failed ({type(error).__name__}: {error})"
     with _writing(layout.root):
-        if "outcome" in row:
-            _remove(layout, source.clip_id)
+        if row.reason:
+            layout.remove_clip(row.id)
             return row
-        _place(layout, source.clip_id, clip)
-    written = sum(map(len, clip.frames)) + len(clip.sound)
-    return row | {"outcome": "ok", "reason": "", "frames": len(clip.frames), "written": written} | clip.facts
-
-
-def _keep(layout: Layout, known: Row | None, row: Row) -> Row:
-    """Row of a clip whose source cannot be read: what was made of it stays, and the next run tries again."""
-    finished = known is not None and (known["outcome"], known["settings"]) == ("ok", row["settings"])
-    if finished and _written(layout, row["id"]) == (known["frames"], known["written"]):
-        return known | {"kept": row["reason"]}
-    return row | {"outcome": "rejected", "sha256": ""}
+        layout.replace_clip(row.id, frames, audio)
+    row.frames, row.written = len(frames), sum(map(len, frames)) + len(audio)
+    return replace(row, outcome="ok", **facts)
 
 
 def _decoder() -> KillableProcess:
-    """This thread's decoder."""
     if not hasattr(_local, "decoder"):
         _local.decoder = KillableProcess(encode)
     return _local.decoder
 
 
-def encode(path: Path, settings: Row) -> Encoded:
-    """Decode a video and encode its frames and sound; runs in the process that can be killed.
+def encode(path: Path, settings: Settings) -> tuple[list[bytes], bytes, dict[str, Any]]:
+    """Decode a video to JPEG frames, FLAC sound and the facts of its row; runs in the process that can be killed.
 
     Raises
     ------
     video.VideoError
         When it is no usable video, or its sound is silence.
     """
-    rates = {"frame_rate": settings["frame_rate"] or 1.0, "at": settings["at"], "sample_rate": settings["sample_rate"]}
-    clip = video.read(path, **rates, max_seconds=settings["max_seconds"])
-    loudness = _loudness(clip.waveform)
-    if loudness["peak_dbfs"] < SILENT:
+    rates = {"frame_rate": settings.frame_rate or 1.0, "at": settings.at, "sample_rate": settings.sample_rate}
+    clip = video.read(path, **rates, max_seconds=settings.max_seconds)
+    facts = loudness(clip.waveform)
+    if facts["peak_dbfs"] < SILENT:
         raise video.VideoError(f"a silent sound track (peak below {SILENT:g} dBFS)")
     notes = clip.notes + ([f"only {clip.seconds:.2f} s long"] if clip.seconds < 1 else [])
-    facts = {"seconds": round(clip.seconds, 3), "width": clip.width, "height": clip.height}
+    facts |= {"seconds": round(clip.seconds, 3), "width": clip.width, "height": clip.height}
     facts |= {"frame_rate": round(clip.frame_rate, 3), "audio_rate": clip.audio_rate, "notes": "; ".join(notes)}
-    frames = [encode_jpeg(frame) for frame in clip.frames]
-    return Encoded(frames, encode_flac(clip.waveform, settings["sample_rate"]), facts | loudness)
+    return [encode_jpeg(frame) for frame in clip.frames], encode_flac(clip.waveform, settings.sample_rate), facts
 
 
-def _loudness(waveform: np.ndarray) -> Row:
-    """RMS and peak in dB of full scale."""
-    samples = np.abs(waveform.astype(np.float64)) / 32768
-    values = {"rms_dbfs": np.sqrt(np.mean(samples**2)), "peak_dbfs": samples.max()} if len(samples) else {}
-    decibel = {name: round(20 * math.log10(value), 1) if value else -math.inf for name, value in values.items()}
-    return decibel or {"rms_dbfs": -math.inf, "peak_dbfs": -math.inf}
-
-
-def _place(layout: Layout, clip_id: str, clip: Encoded) -> None:
-    """Write frames and sound under other names, then rename: each is whole, or not there.
-
-    Another run of the same task may do so at the same time: a cluster gives the work of a slow worker to a second one.
-    """
-    if _holds(layout, clip_id, clip):
-        return  # a late second run takes nothing away, even for a moment
-    partial = layout.root / ".partial" / uuid.uuid4().hex
-    (partial / "frames").mkdir(parents=True)
-    for k, frame in enumerate(clip.frames, start=1):
-        (partial / "frames" / f"{k:03d}.jpg").write_bytes(frame)
-    (partial / "sound.flac").write_bytes(clip.sound)
-    while not _holds(layout, clip_id, clip):
-        _remove(layout, clip_id)
-        try:
-            for name, target in ("frames", f"video_frames/{clip_id}"), ("sound.flac", f"audios/{clip_id}.flac"):
-                (layout.root / target).parent.mkdir(exist_ok=True)
-                (partial / name).rename(layout.root / target)
-            break
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # the other one has put its frames there meanwhile
-                raise
-    shutil.rmtree(partial, ignore_errors=True)
-
-
-def _holds(layout: Layout, clip_id: str, clip: Encoded) -> bool:
-    """Whether this very clip is there, and no frame more."""
-    folder, sound = layout.root / "video_frames" / clip_id, layout.root / "audios" / f"{clip_id}.flac"
-    try:
-        frames = [path.read_bytes() for path in sorted(folder.iterdir(), key=lambda path: (len(path.name), path.name))]
-        return frames == clip.frames and sound.read_bytes() == clip.sound
-    except FileNotFoundError:
-        return False
-
-
-def _remove(layout: Layout, clip_id: str) -> None:
-    """Take a clip's frames and sound away, the frames in one step; another process may do so at the same time."""
-    for suffix in AUDIO_SUFFIXES:
-        (layout.root / "audios" / f"{clip_id}{suffix}").unlink(missing_ok=True)
-    trash = layout.root / ".partial" / uuid.uuid4().hex
-    trash.parent.mkdir(exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        (layout.root / "video_frames" / clip_id).rename(trash)
-        shutil.rmtree(trash)
-
-
-def _finish(layout: Layout, settings: Row, journal: Journal, sources: list[Source], refused: dict) -> Prepared:
+def _finish(layout: Layout, settings: Settings, journal: Journal, found: list[Row]) -> Prepared:
     """Write the list, the manifest and what the folder is."""
-    there, refused = {source.clip_id for source in sources}, dict(refused)
+    sources, refused = {row.id for row in found if not row.reason}, {row.source: row for row in found if row.reason}
     rows = []
-    for clip_id, row in journal.rows.items():
-        if clip_id not in there and row["outcome"] != "ok" and row["source"] in refused:
-            continue  # the newer reason is below
-        kept = row.get("kept", "")
-        if clip_id not in there:
-            kept = refused.pop(row["source"], ("", "is no longer in the raw folder"))[1]
-        kept = kept and f"kept; its source {kept}"
-        rows.append({**row, "notes": "; ".join(filter(None, [row.get("notes", ""), kept]))})
-    for path, (clip_id, reason) in refused.items():
-        rows.append({"id": clip_id, "source": path, "outcome": "rejected", "reason": reason})
-    layout.write_split("all", sorted(row["id"] for row in rows if row["outcome"] == "ok"))
-    path = layout.root / "manifest.csv"
-    manifest.write(path, rows)
-    reasons = Counter(row["reason"].partition(" (")[0] for row in rows if row["outcome"] != "ok")
-    _info(layout, settings, journal, complete=True, rejected=reasons.total())
-    shutil.rmtree(layout.root / ".partial", ignore_errors=True)
+    for row in journal.rows.values():
+        why = row.kept
+        if row.outcome == "gone" or (row.outcome != "ok" and row.source in refused):
+            continue  # what is refused now has a newer reason
+        if row.id not in sources:
+            now = refused.pop(row.source, None)
+            why = now.reason if now else "no longer in the raw folder"
+        rows.append(replace(row, notes="; ".join(filter(None, [row.notes, why and f"kept; its source: {why}"]))))
+    rows = sorted([*rows, *refused.values()], key=lambda row: (row.source, row.id))
+    layout.write_split("all", sorted(row.id for row in rows if row.outcome == "ok"))
+    columns = [field.name for field in fields(Row)][:-4]
+    table = pd.DataFrame(map(asdict, rows), columns=columns, dtype=object)
+    path = write_atomic(layout.root / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
+    reasons = Counter(row.reason.partition(" (")[0] for row in rows if row.outcome != "ok")
+    _describe(layout, settings, journal, complete=True, rejected=reasons.total())
+    layout.clear_partial()
     return Prepared(len(rows) - reasons.total(), len(rows), reasons, path)
 
 
-def _info(layout: Layout, settings: Row, journal: Journal, complete: bool, **counts: int) -> None:
-    """What the folder is; the digest changes with every clip and with the settings."""
-    ready = sorted(
-        (row["id"], row["sha256"], row["settings"]) for row in journal.rows.values() if row["outcome"] == "ok"
-    )
-    digest = hashlib.sha256(json.dumps([settings["digest"], ready]).encode()).hexdigest()
-    about = {name: settings[name] for name in ("frame_rate", "at", "sample_rate")}
-    layout.write_info(
-        kind="videos", name=layout.root.name, **about, digest=digest, complete=complete, clips=len(ready), **counts
-    )
+def _describe(layout: Layout, settings: Settings, journal: Journal, complete: bool, **counts: int) -> None:
+    """Write what the folder is; the digest changes with every clip and with the settings."""
+    ready = sorted((row.id, row.sha256, row.settings) for row in journal.rows.values() if row.outcome == "ok")
+    about = {name: getattr(settings, name) for name in ("frame_rate", "at", "sample_rate")}
+    about |= {"digest": digest([settings.digest, ready]), "complete": complete, "clips": len(ready)}
+    layout.write_info(kind="videos", name=layout.root.name, **about, **counts)
