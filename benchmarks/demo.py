@@ -51,11 +51,11 @@ def results(folder: Path) -> str:
     rows = pd.DataFrame(summary["tables"]).query("protocol in ('localization', 'masks')")
     for row in rows[rows["measure"].isin(["pointing", "miou", "success"])].itertuples():
         if row.method in ("model", "model, shuffled sounds", "visual-only (foreground nodes)", "centre square"):
-            place = f"{row.split}, {row.part}: {row.measure}, {row.method}"
+            place = f"{row.split}, {row.subset}: {row.measure}, {row.method}"
             lines.append(f"{place}: {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] over {row.clusters} recordings")
     differences = pd.DataFrame(summary["differences"]).query("protocol == 'masks' and measure == 'pointing'")
     for row in differences.itertuples():
-        place = f"{row.split}, {row.part}: pointing, model minus {row.control}"
+        place = f"{row.split}, {row.subset}: pointing, model minus {row.control}"
         lines.append(f"{place}: {100 * row.value:+.1f} points [{100 * row.low:+.1f}, {100 * row.high:+.1f}]")
     return "\n".join(lines)
 

@@ -142,7 +142,7 @@ if runs:
     groups = [comparison.Group(name, found, list(seeds)) for name, found in ordered.items()]
     results = comparison.compare(groups, settings.evaluation)
     results = results[results["measure"].isin(measures)].rename(columns={"run": "variant"})
-    results["set"] = results["split"] + ", " + results["part"]
+    results["set"] = results["split"] + ", " + results["subset"]
     results["label"] = [MEASURES[measure].label for measure in results["measure"]]
 
 # %%
@@ -188,7 +188,8 @@ if runs:
     }
     shown = pd.concat(rows.assign(variant=name) for (name, _), rows in tables.items())
     shown = shown.query("measure == 'pointing' and protocol == 'masks' and method in @METHODS")
-    shown = shown.assign(set=shown["split"] + ", " + shown["part"], percent=100 * shown["value"])
+    shown = shown.assign(percent=100 * shown["value"])
+    shown["set"] = shown["split"] + ", " + shown["subset"]
     table = shown.pivot_table("percent", ["set", "variant"], "method", sort=False)
     order = pd.MultiIndex.from_product([shown["set"].unique(), variants], names=[None, None])
     table = table.reindex(order, columns=[name for name in METHODS if name in table])

@@ -56,8 +56,8 @@ show(text.generated_note(summary["data"]["generated"]))
 # share one are not, so every interval below resamples recordings.
 
 # %%
-own = clips[(clips["map"] == "similarity") & (clips["sound"] == "own")]
-sets = own.groupby(["split", "part"], sort=False).agg(
+own = clips[(clips["map_kind"] == "similarity") & (clips["condition"] == "own")]
+sets = own.groupby(["split", "subset"], sort=False).agg(
     clips=("clip_id", "size"),
     scenes=("scene", "nunique"),
     recordings=("recording", "nunique"),
@@ -65,7 +65,7 @@ sets = own.groupby(["split", "part"], sort=False).agg(
     median_area=("area", "median"),
 )
 first = settings.data.tests[0]
-part = sets.loc[first]["clips"].idxmax()
+subset = sets.loc[first]["clips"].idxmax()
 sets.style.format({"median_area": "{:.1%}"})
 
 # %% [markdown]
@@ -76,13 +76,13 @@ sets.style.format({"median_area": "{:.1%}"})
 # these, on the same clips.
 
 # %%
-present = [f"{split}: {row['present']}" for split, row in summary["present"].items()]
-partial = any(row["missing"] for row in summary["present"].values())
+present = [f"{split}: {row['present']}" for split, row in summary["lists"].items()]
+partial = any(row["missing"] for row in summary["lists"].values())
 show(
     text.LEGEND.format(confidence=sure.confidence, resamples=sure.resamples),
     f"{'; '.join(present)}. "
     + "Results on a part of a list do not compare with others. " * partial
-    + f"Figures of a single set show **{text.subset_title(first, part)}**, the largest part of the first list.",
+    + f"Figures of a single set show **{text.subset_title(first, subset)}**, the largest part of the first list.",
 )
 
 # %% [markdown]
@@ -118,7 +118,7 @@ if "miou" not in set(results.of("masks")["measure"]):
 # loses nothing when it hears something else.
 
 # %%
-gains = results.differences.assign(set=lambda rows: rows["split"] + ", " + rows["part"])
+gains = results.differences.assign(set=lambda rows: rows["split"] + ", " + rows["subset"])
 gains = gains[(gains["protocol"] == "masks") & (gains["measure"] == "pointing")]
 show(
     figures.intervals(gains, "control", "set", "pointing: model minus control", zero=True),
@@ -131,8 +131,8 @@ show(
 # The share of clips that pass, over the cIoU that is asked for; the area under a curve is its AUC.
 
 # %%
-here = clips[(clips["split"] == first) & (clips["part"] == part)]
-mine = here[(here["map"] == "similarity") & (here["sound"] == "own") & here["source"]]
+here = clips[(clips["split"] == first) & (clips["subset"] == subset)]
+mine = here[(here["map_kind"] == "similarity") & (here["condition"] == "own") & here["source"]]
 mine = mine.set_index("clip_id", drop=False).astype({"class": object}).fillna({"class": ""})
 cuts = {"median": "ciou", "universal": "ciou_fixed", "adaptive": "ciou_adaptive"}
 curves = {f"{cut} threshold": values_by_method(here, column) for cut, column in cuts.items()}
@@ -172,10 +172,10 @@ show(
 area = results.of("area")
 area = area[(area["split"] == first) & (area["measure"] == "success_adaptive")]
 area = area[area["method"].isin(["model", "model, shuffled sounds", "centre square"])]
-area = area.assign(group=area["part"] + " (" + area["clips"].astype(str) + ")")
+area = area.assign(group=area["subset"] + " (" + area["clips"].astype(str) + ")")
 found = area[area["method"] == "model"].to_dict("records")
 if found:
-    sizes = [f"{row['part']} {format_interval(row)}" for row in found]
+    sizes = [f"{row['subset']} {format_interval(row)}" for row in found]
     show(
         figures.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold"),
         (f"The model's success by size of the object: {'; '.join(sizes)}."),
@@ -324,7 +324,7 @@ else:
 # to a query is a right one, the clip's own partner or, *of the class*, any of its class.
 
 # %%
-show(*results.report("retrieval", "r1_image_to_sound", "There are no scores of all pairs."))
+show(*results.report("retrieval", "r1_image_to_audio", "There are no scores of all pairs."))
 
 # %% [markdown]
 # ## What it looks like
@@ -398,7 +398,7 @@ several = classes[classes["clusters"] > 1]
 if classes.empty:
     show("The clips of this list have no classes, or a single one.")
 else:
-    order = classes["part"].str.replace("_", " ").tolist()
+    order = classes["subset"].str.replace("_", " ").tolist()
     show(
         evaluation_figures.per_class(classes, chance, "pointing accuracy"),
         (
@@ -415,7 +415,7 @@ else:
 # Only what was measured on the same list under the same threshold compares, and only with all of its clips.
 
 # %%
-if "vggss" in summary["present"]:
+if "vggss" in summary["lists"]:
     rows = results.of("localization").query("split == 'vggss' and method == 'model'")
     value = rows.groupby("measure")["value"].mean() * 100
     ours = ("this run", f"{value['success']:.2f}", f"{value['auc']:.2f}")

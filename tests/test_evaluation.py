@@ -55,9 +55,9 @@ def summary(run) -> dict:
     return json.loads((run / "summary.json").read_text())
 
 
-def value(summary, protocol, split, part, method, measure) -> float:
-    rows = [row for row in summary["tables"] if (row["protocol"], row["split"], row["part"], row["method"],
-            row["measure"]) == (protocol, split, part, method, measure)]  # fmt: skip
+def value(summary, protocol, split, subset, method, measure) -> float:
+    rows = [row for row in summary["tables"] if (row["protocol"], row["split"], row["subset"], row["method"],
+            row["measure"]) == (protocol, split, subset, method, measure)]  # fmt: skip
     (row,) = rows
     return row["value"]
 
@@ -105,8 +105,8 @@ def auc(values) -> float:
 
 
 def test_files_hold_what_the_contract_says(run, settings, clips, maps, summary):
-    columns = {"split", "part", "clip_id", "class", "recording", "scene", "area", "area_group", "map", "sound", "ciou",
-               "success", "auc", "pointing", "miou", "f", "confidence", "pia"}  # fmt: skip
+    columns = {"split", "subset", "clip_id", "class", "recording", "scene", "area", "area_group", "map_kind",
+               "condition", "ciou", "success", "auc", "pointing", "miou", "f", "confidence", "pia"}  # fmt: skip
     columns |= {f"{m}_{t}" for m in ("ciou", "success", "auc") for t in ("top_half", "fixed", "adaptive")}
     assert columns <= set(clips.columns)
     sounds = {*(("similarity", s) for s in ("own", "shuffled", *NEGATIVES)), *(("untrained", s) for s in NEGATIVES)}
@@ -114,17 +114,17 @@ def test_files_hold_what_the_contract_says(run, settings, clips, maps, summary):
     for split in settings.data.tests:
         ids = Layout(settings.data.root).ids(split)
         rows = clips[clips["split"] == split]
-        assert {key: group["clip_id"].tolist() for key, group in rows.groupby(["map", "sound"])} == dict.fromkeys(
-            wanted, ids
-        )
-        heard = rows["sound"].isin(NEGATIVES)
+        assert {
+            key: group["clip_id"].tolist() for key, group in rows.groupby(["map_kind", "condition"])
+        } == dict.fromkeys(wanted, ids)
+        heard = rows["condition"].isin(NEGATIVES)
         assert rows.loc[heard, ["confidence", "pia"]].notna().all(axis=None)
         assert rows.loc[heard, ["ciou", "ciou_fixed", "pointing", "f"]].isna().all(axis=None)
-        assert rows.loc[~heard & (rows["map"] != "random_order"), ["ciou", "pointing"]].notna().all(axis=None)
-        names = ("similarity", "shuffled", *NEGATIVES, "untrained", "visual_only", "visual_only_mean", "image")
-        assert all(len(maps[f"{split}/{name}"]) == len(ids) for name in (*names, "audio"))
+        assert rows.loc[~heard & (rows["map_kind"] != "random_order"), ["ciou", "pointing"]].notna().all(axis=None)
+        names = ("similarity", "shuffled", *NEGATIVES, "untrained", "visual_only", "visual_only_mean", "pair_scores")
+        assert all(len(maps[f"{split}/{name}"]) == len(ids) for name in (*names, "audio_embeddings"))
         assert maps[f"{split}/ids"].tolist() == ids
-        assert summary["present"][split] == {"present": f"{len(ids)} of {len(ids)} present", "missing": []}
+        assert summary["lists"][split] == {"present": f"{len(ids)} of {len(ids)} present", "missing": []}
     found = pd.DataFrame(summary["tables"])
     assert set(found["protocol"]) == set(PROTOCOLS)
     assert {"method", "measure", "value", "low", "high", "clips", "clusters"} <= set(found.columns)
@@ -207,7 +207,7 @@ def test_a_graphics_card_is_used_unless_the_configuration_says_cpu(
 @pytest.mark.parametrize("method", ["model", "model, shuffled sounds", "untrained weights"])
 def test_localization_and_masks_by_a_loop(settings, maps, summary, method):
     name = {"model": "similarity", "model, shuffled sounds": "shuffled", "untrained weights": "untrained"}[method]
-    split, part = "test", "2 objects"
+    split, subset = "test", "2 objects"
     known = annotations(settings, split)
     level = summary["threshold"]["levels"]["untrained" if name == "untrained" else "similarity"]
     values = {key: [] for key in ("", "_top_half", "_fixed", "_adaptive", "pointing", "miou", "miou_half")}
@@ -232,12 +232,16 @@ def test_localization_and_masks_by_a_loop(settings, maps, summary, method):
             curve.append(1.3 * p * r / (0.3 * p + r) if right else 0)
         curves.append(curve)
     for suffix in ("", "_top_half", "_fixed", "_adaptive"):
-        found = value(summary, "localization", split, part, method, f"success{suffix}")
+        found = value(summary, "localization", split, subset, method, f"success{suffix}")
         assert found == pytest.approx(np.mean([v >= 0.5 for v in values[suffix]])), suffix
-        assert value(summary, "localization", split, part, method, f"auc{suffix}") == pytest.approx(auc(values[suffix]))
+        assert value(summary, "localization", split, subset, method, f"auc{suffix}") == pytest.approx(
+            auc(values[suffix])
+        )
     for measure in ("pointing", "miou", "miou_half"):
-        assert value(summary, "masks", split, part, method, measure) == pytest.approx(np.mean(values[measure])), measure
-    assert value(summary, "masks", split, part, method, "f") == pytest.approx(np.mean(curves, axis=0).max(), abs=1e-6)
+        assert value(summary, "masks", split, subset, method, measure) == pytest.approx(np.mean(values[measure])), (
+            measure
+        )
+    assert value(summary, "masks", split, subset, method, "f") == pytest.approx(np.mean(curves, axis=0).max(), abs=1e-6)
 
 
 def top_quarter(raw) -> float:
@@ -246,7 +250,7 @@ def top_quarter(raw) -> float:
 
 
 def test_detection_and_universal_by_a_loop(settings, maps, summary):
-    split, part, known = "test", "2 objects", annotations(settings, "test")
+    split, subset, known = "test", "2 objects", annotations(settings, "test")
     rows = [i for i, clip_id in enumerate(maps["test/ids"]) if len(known[clip_id]["objects"]) == 2]
     level = summary["threshold"]["value"]
     scored, success, shares = [], [], {name: [] for name in NEGATIVES}
@@ -268,24 +272,24 @@ def test_detection_and_universal_by_a_loop(settings, maps, summary):
         ap += (recall - before) * tp / (tp + fp)
         before, best = recall, max(best, 2 * tp / (2 * tp + fp + fn))
     for measure, want in (("ap", ap), ("max_f1", best), ("loc_acc", np.mean(success))):
-        assert value(summary, "detection", split, part, "model", measure) == pytest.approx(want), measure
+        assert value(summary, "detection", split, subset, "model", measure) == pytest.approx(want), measure
     everything = [np.mean([shares[name][i] for name in NEGATIVES]) for i in range(len(rows))]
     for name, values in shares.items():
-        assert value(summary, "universal", split, part, "model", f"pia_{name}") == pytest.approx(np.mean(values))
+        assert value(summary, "universal", split, subset, "model", f"pia_{name}") == pytest.approx(np.mean(values))
         passed = [np.mean([v <= t for v in values]) for t in np.linspace(0, 1, 21)]
         want = sum((a + b) / 2 * 0.05 for a, b in itertools.pairwise(passed))
-        assert value(summary, "universal", split, part, "model", f"aoc_{name}") == pytest.approx(want)
+        assert value(summary, "universal", split, subset, "model", f"aoc_{name}") == pytest.approx(want)
     pia, good = np.mean(everything), np.mean([v >= 0.5 for v in fixed])
-    assert value(summary, "universal", split, part, "model", "pia") == pytest.approx(pia)
+    assert value(summary, "universal", split, subset, "model", "pia") == pytest.approx(pia)
     want = 2 * good * (1 - pia) / (good + 1 - pia)
-    assert value(summary, "universal", split, part, "model", "f_loc") == pytest.approx(want)
-    aoc = np.mean([value(summary, "universal", split, part, "model", f"aoc_{name}") for name in NEGATIVES])
+    assert value(summary, "universal", split, subset, "model", "f_loc") == pytest.approx(want)
+    aoc = np.mean([value(summary, "universal", split, subset, "model", f"aoc_{name}") for name in NEGATIVES])
     want = 2 * auc(fixed) * aoc / (auc(fixed) + aoc)
-    assert value(summary, "universal", split, part, "model", "f_auc") == pytest.approx(want)
+    assert value(summary, "universal", split, subset, "model", "f_auc") == pytest.approx(want)
 
 
 def test_interaction_by_a_loop(clips, summary):
-    rows = clips[(clips["split"] == "test") & (clips["map"] == "similarity") & (clips["sound"] == "own")]
+    rows = clips[(clips["split"] == "test") & (clips["map_kind"] == "similarity") & (clips["condition"] == "own")]
     for suffix in ("", "_adaptive"):
         least = [group[f"ciou{suffix}"].min() for _, group in rows.groupby("scene") if len(group) == 2]
         assert len(least) == 6
@@ -293,7 +297,7 @@ def test_interaction_by_a_loop(clips, summary):
         assert found == pytest.approx(np.mean([v >= 0.5 for v in least]))
         found = value(summary, "interaction", "test", "2 objects", "model", f"iauc{suffix}")
         assert found == pytest.approx(auc(least))
-    assert not [row for row in summary["tables"] if row["protocol"] == "interaction" and row["part"] == "1 object"]
+    assert not [row for row in summary["tables"] if row["protocol"] == "interaction" and row["subset"] == "1 object"]
 
 
 def test_scenes_count_as_often_as_all_their_recordings_are_drawn():
@@ -313,7 +317,7 @@ def test_scenes_count_as_often_as_all_their_recordings_are_drawn():
 
 
 def test_retrieval_by_a_loop(settings, maps, summary):
-    known, ids, score = annotations(settings, "test"), maps["test/ids"], maps["test/image"]
+    known, ids, score = annotations(settings, "test"), maps["test/ids"], maps["test/pair_scores"]
     part = [i for i, clip_id in enumerate(ids) if len(known[clip_id]["objects"]) == 2]
     for k in (1, 5, 10):
         for prefix, right in (
@@ -326,16 +330,16 @@ def test_retrieval_by_a_loop(settings, maps, summary):
                 hits.append(any(right(i, j) for j in answers[:k]))
                 answers = sorted(range(len(ids)), key=lambda j: (-score[j, i], right(j, i)))
                 back.append(any(right(j, i) for j in answers[:k]))
-            for direction, want in (("image_to_sound", hits), ("sound_to_image", back)):
+            for direction, want in (("image_to_audio", hits), ("audio_to_image", back)):
                 found = value(summary, "retrieval", "test", "2 objects", "model", f"{prefix}r{k}_{direction}")
                 assert found == pytest.approx(np.mean(want)), (k, prefix, direction)
 
 
 def test_scores_of_all_pairs_are_the_highest_cosines(settings, maps):
-    np.testing.assert_allclose(np.diag(maps["test/image"]), maps["test/similarity"].max(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(np.diag(maps["test/pair_scores"]), maps["test/similarity"].max(axis=(1, 2)), atol=1e-5)
     other = maps["test/shuffled_with"]
     rows = np.arange(len(other))
-    np.testing.assert_allclose(maps["test/image"][rows, other], maps["test/shuffled"].max(axis=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(maps["test/pair_scores"][rows, other], maps["test/shuffled"].max(axis=(1, 2)), atol=1e-5)
 
 
 def test_chance_of_a_random_order():
@@ -348,23 +352,23 @@ def test_chance_of_a_random_order():
 
 
 def test_area_and_class_groups_are_means_of_their_clips(clips, summary):
-    rows = clips[(clips["map"] == "similarity") & (clips["sound"] == "own")]
+    rows = clips[(clips["map_kind"] == "similarity") & (clips["condition"] == "own")]
     for protocol, column in (("area", "area_group"), ("class", "class")):
         found = [r for r in summary["tables"] if r["protocol"] == protocol and r["method"] == "model"]
         for row in found:
-            here = rows[(rows["split"] == row["split"]) & (rows[column] == row["part"])]
+            here = rows[(rows["split"] == row["split"]) & (rows[column] == row["subset"])]
             assert row["value"] == pytest.approx(here[row["measure"]].mean()) and row["clips"] == len(here)
-        assert {r["part"] for r in found if r["split"] == "test"} == set(rows.loc[rows["split"] == "test", column])
+        assert {r["subset"] for r in found if r["split"] == "test"} == set(rows.loc[rows["split"] == "test", column])
 
 
 def test_differences_are_those_of_the_same_clips(clips, summary):
-    rows = clips[(clips["split"] == "test") & (clips["part"] == "2 objects")]
-    own, other = (rows[(rows["map"] == "similarity") & (rows["sound"] == s)] for s in ("own", "shuffled"))
+    rows = clips[(clips["split"] == "test") & (clips["subset"] == "2 objects")]
+    own, other = (rows[(rows["map_kind"] == "similarity") & (rows["condition"] == s)] for s in ("own", "shuffled"))
     gain = own["auc_adaptive"].to_numpy() - other["auc_adaptive"].to_numpy()
     from sslib.evaluation.bootstrap import bootstrap
 
     want = bootstrap(gain, own["recording"].tolist(), 200)
-    (row,) = [r for r in summary["differences"] if (r["protocol"], r["split"], r["part"], r["control"], r["measure"])
+    (row,) = [r for r in summary["differences"] if (r["protocol"], r["split"], r["subset"], r["control"], r["measure"])
               == ("localization", "test", "2 objects", "model, shuffled sounds", "auc_adaptive")]  # fmt: skip
     assert (row["value"], row["low"], row["high"]) == pytest.approx(want[:3])
 
@@ -390,7 +394,7 @@ def test_threshold_is_of_the_negatives_of_val_alone(run, settings, maps, summary
         done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "summary.json").read_text())
-    assert found["present"] == {"test": {"present": "14 of 15 present", "missing": [gone]}}
+    assert found["lists"] == {"test": {"present": "14 of 15 present", "missing": [gone]}}
     assert found["threshold"] == summary["threshold"]
     with np.load(tmp_path / "maps.npz") as again:
         assert not np.allclose(again["test/similarity"], maps["test/similarity"][1:])
@@ -482,7 +486,7 @@ def test_batch_size_changes_nothing(run, settings, maps, clips, tmp_path):
             else:
                 assert (again[name] == maps[name]).all()
     found, clips = comparison.read_clips(tmp_path), clips[clips["split"] == "test"]
-    assert (found[["clip_id", "map", "sound"]] == clips[["clip_id", "map", "sound"]]).all(axis=None)
+    assert (found[["clip_id", "map_kind", "condition"]] == clips[["clip_id", "map_kind", "condition"]]).all(axis=None)
     np.testing.assert_allclose(found["auc_adaptive"], clips["auc_adaptive"], atol=0.051)  # a pixel at a tie may move
     assert found["ciou"].mean() == pytest.approx(clips["ciou"].mean(), abs=1e-3)
 
@@ -499,13 +503,13 @@ def test_clips_without_a_box_are_negatives(settings, maps, summary):
     silent = known.ids[::4]
     rows = {i: row | ({"boxes": []} if i in silent else {}) for i, row in known.annotations.items()}
     table = measures.measure(known._replace(annotations=rows), arrays_of(maps, "test"), summary["threshold"]["levels"])
-    own = table[(table["map"] == "similarity") & (table["sound"] == "own")].set_index("clip_id")
+    own = table[(table["map_kind"] == "similarity") & (table["condition"] == "own")].set_index("clip_id")
     assert own.loc[silent, ["ciou", "success", "pointing", "f", "miou"]].isna().all(axis=None)
     assert own.loc[silent, "pia"].notna().all() and own.drop(silent)["pia"].isna().all()
     assert own.drop(silent)["miou"].notna().all() and (own.loc[silent, "area_group"] == "empty").all()
-    here = own[own["part"] == "2 objects"]
+    here = own[own["subset"] == "2 objects"]
     found = {(r["method"], r["measure"]): r for r in tables.summarize(table, Evaluation(resamples=50))["tables"]
-             if r["part"] == "2 objects" and r["split"] == "test"}  # fmt: skip
+             if r["subset"] == "2 objects" and r["split"] == "test"}  # fmt: skip
     values = (here[name].to_numpy() for name in ("confidence", "source", "ciou"))
     (want,) = protocols.detection_statistic(*values)(np.ones((1, len(here))))
     assert [found["model", m]["value"] for m in ("ap", "max_f1", "loc_acc")] == pytest.approx(list(want))
@@ -526,7 +530,7 @@ def test_several_annotators_make_a_consensus(settings, maps):
     truth = np.zeros((GRID, GRID))
     truth[:112, :56] = truth[:112, 112:168] = 0.5
     truth[:112, 56:112] = 1
-    own = table[(table["map"] == "similarity") & (table["sound"] == "own")]
+    own = table[(table["map_kind"] == "similarity") & (table["condition"] == "own")]
     for raw, found in zip(maps["test/similarity"], own["ciou"], strict=False):
         large = enlarge(raw)
         assert found == pytest.approx(overlap(large >= np.median(large), truth))
@@ -597,7 +601,7 @@ def test_missing_and_extra_maps_are_listed(settings, maps, tmp_path):
     assert "14 of 15 present" in done.output and f"no map of (1): {ids[4]}" in done.output
     assert "not in the list (1): stranger" in done.output and "| model" in done.output
     found = json.loads((tmp_path / "out/summary.json").read_text())
-    assert found["present"]["test"]["missing"] == [ids[4]] and found["present"]["test"]["extra"] == ["stranger"]
+    assert found["lists"]["test"]["missing"] == [ids[4]] and found["lists"]["test"]["extra"] == ["stranger"]
     assert ids[4] not in set(comparison.read_clips(tmp_path / "out")["clip_id"])
     measured = {row["protocol"] for row in found["tables"]}
     assert {"detection", "retrieval"}.isdisjoint(measured) and {"localization", "masks", "interaction"} <= measured
@@ -662,7 +666,9 @@ def made_run(folder: Path, values: np.ndarray, recipe: dict | None, ids=None) ->
     """A run that holds nothing but what a comparison reads."""
     folder.mkdir()
     names = [f"clip{i}" for i in range(len(values))] if ids is None else ids
-    rows = pd.DataFrame({"split": "test", "part": "all", "clip_id": names, "map": "similarity", "sound": "own"})
+    rows = pd.DataFrame(
+        {"split": "test", "subset": "all", "clip_id": names, "map_kind": "similarity", "condition": "own"}
+    )
     rows["recording"] = [f"r{int(name[4:]) // 2}" for name in names]
     rows = rows.assign(success=(values >= 0.5) * 1.0, auc=values, pointing=np.nan)
     rows.sample(frac=1, random_state=len(folder.name)).to_csv(folder / "clips.csv", index=False)
@@ -778,7 +784,7 @@ def test_comparison_on_the_command_line(tmp_path):
 
 
 def test_verdicts_take_the_best_control():
-    place = {"protocol": "masks", "split": "test", "part": "all", "measure": "pointing"}
+    place = {"protocol": "masks", "split": "test", "subset": "all", "measure": "pointing"}
     values = {"model": 0.5, "centre square": 0.3, "untrained weights": 0.4, "oracle ranking": 1.0}
     rows = [place | {"method": name, "value": one} for name, one in values.items()]
     gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 9}

@@ -14,12 +14,12 @@ from sslib.report import pages, text
 
 
 def row(method, measure, value, protocol="detection", clusters=9):
-    place = {"protocol": protocol, "split": "test", "part": "all", "measure": measure, "clips": 20}
+    place = {"protocol": protocol, "split": "test", "subset": "all", "measure": measure, "clips": 20}
     return place | {"method": method, "value": value, "low": value - 0.05, "high": value + 0.05, "clusters": clusters}
 
 
 def said(measure, control, value, low, high):
-    place = {"protocol": "detection", "split": "test", "part": "all", "measure": measure}
+    place = {"protocol": "detection", "split": "test", "subset": "all", "measure": measure}
     outcome = comparison.outcome(low, high)
     return place | {
         "control": control, "control_value": 0.3, "value": value, "low": low, "high": high, "outcome": outcome,
@@ -90,7 +90,7 @@ def test_what_is_not_known_of_published_results_stays_empty():
 
 def test_absent_protocols_say_why(summary):
     results = text.Results(summary)
-    assert results.report("retrieval", "r1_image_to_sound", "There are none.") == ("There are none.",)
+    assert results.report("retrieval", "r1_image_to_audio", "There are none.") == ("There are none.",)
     table, reading = results.report("detection", "ap", "")
     assert table.data == results.table("detection") and reading == results.reading("detection", "ap")
 

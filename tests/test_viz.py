@@ -61,7 +61,7 @@ def test_movement_and_shares():
 
 def test_per_class_sorts_and_leaves_single_recordings_hollow():
     rows = [(f"c_{n}", n / 10, n / 10 - 0.05, n / 10 + 0.05, 4, 1 + n % 2) for n in range(7)]
-    table = pd.DataFrame(rows, columns=["part", "value", "low", "high", "clips", "clusters"])
+    table = pd.DataFrame(rows, columns=["subset", "value", "low", "high", "clips", "clusters"])
     left, right = figures_evaluation.per_class(table, 0.2, "pointing").axes
     names = [[label.get_text() for label in axis.get_yticklabels()] for axis in (left, right)]
     assert names == [["c 6 (4)", "c 5 (4)", "c 4 (4)", "c 3 (4)"], ["c 2 (4)", "c 1 (4)", "c 0 (4)"]]
@@ -173,7 +173,7 @@ def test_confidence_by_sound_and_by_method():
             ("similarity", "own", True, 0.9, 0.5), ("similarity", "own", False, 0.4, np.nan),
             ("similarity", "noise", False, 0.1, np.nan), ("centre_square", "none", True, 0.0, 0.2),
         ],
-        columns=["map", "sound", "source", "confidence", "ciou"],
+        columns=["map_kind", "condition", "source", "confidence", "ciou"],
     )  # fmt: skip
     sounds = {"own": "own sound", "noise": "noise", "silence": "silence"}
     found = figures_evaluation.confidence_by_sound(clips, sounds)

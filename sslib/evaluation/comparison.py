@@ -17,12 +17,12 @@ import pandas as pd
 from sslib import checkpoint
 from sslib.config import Config, Evaluation, InputError, resolve, root_for
 from sslib.evaluation.bootstrap import Interval, bootstrap_means
-from sslib.evaluation.tables import MEASURES, METHODS, MODEL, PROTOCOLS, Row
+from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row
 
 FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
 COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
-KEYS = ["split", "part", "clip_id"]
-TABLE_KEY = ("protocol", "split", "part", "measure")
+KEYS = ["split", "subset", "clip_id"]
+TABLE_KEY = ("protocol", "split", "subset", "measure")
 
 
 class ResultsError(InputError):
@@ -128,7 +128,7 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
 
     Returns
     -------
-    One row per list, part, measure and configuration: protocol, split, part, measure, run, seeds, value, low, high,
+    One row per list, subset, measure and configuration: protocol, split, subset, measure, run, seeds, value, low, high,
     clips, clusters, all_clips (of the union of the runs), and for all but the first configuration gain, gain_low,
     gain_high, gain_seeds (pairs of seeds) and outcome.
 
@@ -140,11 +140,11 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
     values = {run: _model_rows(run) for group in groups for run in group.runs}
     common, union = _common([*values.values()])
     settings, rows = (evaluation.resamples, evaluation.confidence, seed), []
-    totals = union.groupby(["split", "part"]).size()
-    for subset, ids in common.groupby(["split", "part"], sort=False):
+    totals = union.groupby(["split", "subset"]).size()
+    for subset, ids in common.groupby(["split", "subset"], sort=False):
         index = pd.MultiIndex.from_frame(ids[KEYS])
         recordings = values[groups[0].runs[0]].loc[index, "recording"].astype(str).to_numpy()
-        about = dict(zip(("split", "part"), subset, strict=True))
+        about = dict(zip(("split", "subset"), subset, strict=True))
         total = {"all_clips": int(totals[subset])}
         base = None
         for group in groups:
@@ -205,16 +205,15 @@ def group_runs(runs: Sequence[Path]) -> list[Group]:
 
 
 def _recipe(config: Config) -> dict[str, Any]:
-    """What decides the maps of a run but for its seed: all that decides the weights, and the size of its pictures."""
+    """What decides the maps of a run but for its seed: all that decides the weights, and the size of its images."""
     recipe = checkpoint.recipe(config) | {"pixels": config.evaluation.image_size or config.data.image_size}
     return {key: value for key, value in recipe.items() if key != "seed"}
 
 
 def _model_rows(run: Path) -> pd.DataFrame:
-    """What the model has of every clip; measures that nobody took are NaN."""
-    rows = read_clips(run)
-    methods = pd.Series([METHODS.get(key) for key in zip(rows["map"], rows["sound"], strict=True)], index=rows.index)
-    return rows[methods == MODEL].set_index(KEYS).reindex(columns=["recording", *COMPARED])
+    """Read what the model has of every clip, with its own sound; measures that nobody took are NaN."""
+    rows = read_clips(run).query("map_kind == 'similarity' and condition == 'own'")
+    return rows.set_index(KEYS).reindex(columns=["recording", *COMPARED])
 
 
 def _common(values: list[pd.DataFrame]) -> tuple[pd.DataFrame, pd.DataFrame]:

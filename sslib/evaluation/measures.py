@@ -1,8 +1,8 @@
 """From maps to ``clips.csv``: what is known of the clips of a test list, other sounds for them, and one row per clip.
 
-A row is a clip x sound x kind of map, with every measure that a single clip can have. Maps come as a dictionary of
-arrays over the clips of one list, named as in ``maps.npz``; where they come from, a model of ours or anybody's, is not
-known here. Controls that need no model are added.
+A row is a clip x sound condition x kind of map, with every measure that a single clip can have. Maps come as a
+dictionary of arrays over the clips of one list, named as in ``maps.npz``; where they come from, a model of ours or
+anybody's, is not known here. Controls that need no model are added.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def clip_table(clips: AnnotatedClips) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "split": clips.split,
-            "part": ["all" if n is None else f"{n} object{'' if n == 1 else 's'}" for n in counts],
+            "subset": ["all" if n is None else f"{n} object{'' if n == 1 else 's'}" for n in counts],
             "clip_id": np.array(clips.ids, dtype=object),
             "class": [name or "" for name in clips.field("class")],
             "recording": [name or video_of(clip_id) for name, clip_id in zip(recordings, clips.ids, strict=True)],
@@ -145,11 +145,11 @@ def counterfactual_sounds(clips: AnnotatedClips, seed: int = 0) -> dict[str, Oth
     return sounds
 
 
-def array_name(kind: str, sound: str) -> str:
-    """Name the array of a kind of map under a sound in ``maps.npz``."""
-    if sound in ("own", "none"):
+def array_name(kind: str, condition: str) -> str:
+    """Name the array of a kind of map under a sound condition in ``maps.npz``."""
+    if condition in ("own", "none"):
         return kind
-    return sound if kind == "similarity" else f"{kind}_{sound}"
+    return condition if kind == "similarity" else f"{kind}_{condition}"
 
 
 def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -178,8 +178,8 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
 
     Parameters
     ----------
-    arrays : maps (N, h, w) by :func:`array_name`; with ``image`` (and ``untrained_image``), scores
-        (N, N) of every image with every sound, there is retrieval.
+    arrays : maps (N, h, w) by :func:`array_name`; with ``pair_scores`` (and ``untrained_pair_scores``) (N, N) of every
+        image with every sound, there is retrieval.
     thresholds : kind of map -> universal threshold; without one, what needs it is NaN.
 
     Raises
@@ -195,23 +195,25 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
         rows = slice(start, start + BLOCK)
         ids, source, ground_truth = clips.ids[rows], known["source"][rows].to_numpy(), load_ground_truth(clips, rows)
         areas.append(ground_truth.boxes.mean(axis=(1, 2)))
-        for kind, sound in keys:
+        for kind, condition in keys:
             if kind in CONTROLS:
                 found = _of_control(kind, ground_truth, source)
-            elif sound in NEGATIVES:
-                found = _of_negative(arrays[array_name(kind, sound)][rows], thresholds.get(kind), ids)
+            elif condition in NEGATIVES:
+                found = _of_negative(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ids)
             else:
-                maps = arrays[array_name(kind, sound)][rows]
+                maps = arrays[array_name(kind, condition)][rows]
                 found = _of_maps(maps, thresholds.get(kind), ground_truth, ids)
-                if sound != "none":  # a map that a sound in the image went into is no negative
+                if condition != "none":  # a map that a sound in the image went into is no negative
                     found["pia"] = np.where(source, np.nan, found["pia"])
-            columns[kind, sound].append(found)
+            columns[kind, condition].append(found)
     area = np.concatenate(areas)
     known = known.assign(area=area, area_group=metrics.area_group(area))
     masked, tables = clips.masked, []
-    for (kind, sound), parts in columns.items():
+    for (kind, condition), parts in columns.items():
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        tables.append(known.assign(map=kind, sound=sound, **_with_mask_measures(values, known["part"], masked)))
+        tables.append(
+            known.assign(map_kind=kind, condition=condition, **_with_mask_measures(values, known["subset"], masked))
+        )
     return pd.concat(_with_retrieval(tables, clips, arrays, known), ignore_index=True)
 
 
@@ -275,8 +277,8 @@ def _localization(
     return columns | {"miou": miou, "curve": curves.f, "iou": curves.iou[:, AVSBENCH_LEVEL]}
 
 
-def _with_mask_measures(values: dict[str, np.ndarray], parts: pd.Series, masked: bool) -> dict[str, np.ndarray]:
-    """Replace the curves by AVSBench's measures: F at the threshold that is best for a clip's part, IoU at 0.5."""
+def _with_mask_measures(values: dict[str, np.ndarray], subsets: pd.Series, masked: bool) -> dict[str, np.ndarray]:
+    """Replace the curves by AVSBench's measures: F at the threshold that is best for a clip's subset, IoU at 0.5."""
     if "curve" not in values:
         return values
     curves, iou = values.pop("curve"), values.pop("iou")
@@ -284,8 +286,8 @@ def _with_mask_measures(values: dict[str, np.ndarray], parts: pd.Series, masked:
     if not masked:
         return values | {"miou": nothing, "f": nothing, "miou_half": nothing}
     f, used = nothing, ~np.isnan(curves).any(axis=1)
-    for part in dict.fromkeys(parts):
-        rows = np.flatnonzero(used & (parts == part).to_numpy())
+    for subset in dict.fromkeys(subsets):
+        rows = np.flatnonzero(used & (subsets == subset).to_numpy())
         if len(rows):
             f[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
     return values | {"f": f, "miou_half": iou}
@@ -298,17 +300,17 @@ def _with_retrieval(
     tables: list[pd.DataFrame], clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], known: pd.DataFrame
 ) -> list[pd.DataFrame]:
     """Add R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
-    names = {"similarity": "image", "untrained": "untrained_image"}
+    names = {"similarity": "pair_scores", "untrained": "untrained_pair_scores"}
     scores = {kind: arrays[name] for kind, name in names.items() if name in arrays}
     if not scores:
         return tables
     scenes = np.asarray(clips.scenes)  # all clips of a scene are one and the same image
     answers = {"": scenes[:, None] == scenes, "class_": protocols.heard_in(clips.classes, clips.field("objects"))}
     for number, table in enumerate(tables):
-        kind, sound = table["map"].iloc[0], table["sound"].iloc[0]
-        if sound == "own" and kind in scores:
+        kind, condition = table["map_kind"].iloc[0], table["condition"].iloc[0]
+        if condition == "own" and kind in scores:
             tables[number] = table.assign(**protocols.recalls(scores[kind], answers))
-    return [*tables, known.assign(map="random_order", sound="none", **protocols.recalls(None, answers))]
+    return [*tables, known.assign(map_kind="random_order", condition="none", **protocols.recalls(None, answers))]
 
 
 # Does a map move when another thing of the image sounds? --------------------------------------------------------------

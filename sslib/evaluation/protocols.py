@@ -268,11 +268,11 @@ def recalls(
 
     Returns
     -------
-    Columns such as ``r5_image_to_sound``.
+    Columns such as ``r5_image_to_audio``.
     """
     columns = {}
     for prefix, right in answers.items():
-        for direction, turn in (("image_to_sound", np.asarray), ("sound_to_image", np.transpose)):
+        for direction, turn in (("image_to_audio", np.asarray), ("audio_to_image", np.transpose)):
             ranks = None if similarity is None else best_ranks(turn(similarity), turn(right))
             for k in (1, 5, 10):
                 chance = chance_at(turn(right).sum(axis=1), len(right), k)

@@ -4,7 +4,7 @@
 tables. Every number and figure of a report derives from these files. Maps from elsewhere come in the form of
 ``maps.npz``, keys ``LIST/NAME``: ``LIST/ids`` (N clip ids) and raw maps (N, h, w) of these clips, ``LIST/similarity``
 with their own sound; where there are any ``LIST/silence``, ``noise``, ``offscreen``, ``shuffled`` (another clip's
-sound), ``visual_only`` (without a sound), ``untrained``, ... A map covers the whole picture, whatever its shape; (row,
+sound), ``visual_only`` (without a sound), ``untrained``, ... A map covers the whole image, whatever its shape; (row,
 column) = (0, 0) is the corner at the upper left. Maps of negative sounds of the validation list, whose name is
 ``data.val``, set the universal threshold.
 """
@@ -38,7 +38,7 @@ INPUTS = {
     "model": (),
 }
 ARRAYS = [*dict.fromkeys(array_name(*key) for key in METHODS)]  # names that maps may have
-PAIRS = ("image", "untrained_image")  # scores (N, N) of all pictures (rows) with all sounds
+PAIRS = ("pair_scores", "untrained_pair_scores")  # (N, N) of all images (rows) with all sounds
 
 
 class MapError(InputError):
@@ -60,7 +60,7 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     Raises
     ------
     CheckpointError
-        When the checkpoint cannot be used, or was trained on other pictures and sounds than `config` would make.
+        When the checkpoint cannot be used, or was trained on other images and sounds than `config` would make.
     """
     model, trained = checkpoint.load_model(run / checkpoint.NAME)
     config = trained if config is None else config
@@ -76,14 +76,14 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
         dataset = datasets.AVDataset(config, split, annotated=True)
         arrays = predict_all(model, untrained, dataset, config, device, pairs=True)
         clips.append(measure(AnnotatedClips.of(dataset), arrays, thresholds))
-        del arrays["untrained_image"]  # (N, N): only the ranks that it gave are kept
+        del arrays["untrained_pair_scores"]  # (N, N): only the ranks that it gave are kept
         maps |= {f"{split}/{name}": array for name, array in arrays.items()} | {f"{split}/ids": np.array(dataset.ids)}
         present[split] = {"present": dataset.present, "missing": dataset.missing}
     np.savez_compressed(run / "maps.npz", **maps)
     history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
     seconds = round(sum(row["seconds"] for row in history), 1)
     training = {"seed": trained.seed, "epochs": len(history), "seconds": seconds, "last": history[-1]}
-    about = {"training": training, "present": present, "threshold": threshold}
+    about = {"training": training, "lists": present, "threshold": threshold}
     return write(run, pd.concat(clips, ignore_index=True), config, about)
 
 
@@ -109,7 +109,7 @@ def predict_all(
 ) -> dict[str, np.ndarray]:
     """Predict raw maps of every clip with its own and with other sounds, without sound, and by untrained weights.
 
-    Names are those of :func:`sslib.evaluation.measures.array_name`; with `pairs`, ``image`` compares all pictures
+    Names are those of :func:`sslib.evaluation.measures.array_name`; with `pairs`, ``pair_scores`` compares all images
     with all sounds; ``shuffled_with`` and ``offscreen_with`` say whose sound was played.
     """
     sounds = measures.counterfactual_sounds(AnnotatedClips.of(dataset), config.seed)
@@ -117,9 +117,9 @@ def predict_all(
     trained = predict(model, clips, config, device, sounds, pairs)
     unheard = {name: sound for name, sound in sounds.items() if name in NEGATIVES}
     blank = predict(untrained, clips, config, device, unheard, pairs)
-    arrays = trained.maps | {"audio": trained.audio_embeddings}
+    arrays = trained.maps | {"audio_embeddings": trained.audio_embeddings}
     if pairs:
-        arrays |= {"image": trained.pair_scores, "untrained_image": blank.pair_scores}
+        arrays |= {"pair_scores": trained.pair_scores, "untrained_pair_scores": blank.pair_scores}
     arrays |= {array_name("untrained", "own"): blank.maps["similarity"]}
     arrays |= {array_name("untrained", name): blank.maps[name] for name in unheard}
     return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
@@ -174,7 +174,7 @@ def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, An
     info = Layout(config.data.root).info()
     summary = {
         "format": comparison.FORMAT,
-        "exp": f"{config.exp_prefix}/{config.exp_name}",
+        "experiment": f"{config.exp_prefix}/{config.exp_name}",
         "config": portable(config),
         "data": {
             "name": info.get("name", config.data.root.name),
@@ -212,7 +212,7 @@ def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Pa
     Parameters
     ----------
     maps : .npz file in the form of ``maps.npz``, see above, or a folder as :func:`read_folder` takes it.
-    config : where the list, the annotations and the masks lie (``data.root``); pictures and sounds are not needed.
+    config : where the list, the annotations and the masks lie (``data.root``); images and sounds are not needed.
 
     Returns
     -------
@@ -254,7 +254,7 @@ def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Pa
     clips = measure(AnnotatedClips(split, layout, ids, annotations), arrays, thresholds)
     present = {"present": str(coverage).splitlines()[0], "missing": coverage.missing, "extra": coverage.extra}
     out.mkdir(parents=True, exist_ok=True)
-    return write(out, clips, config, {"maps": str(maps), "present": {split: present}, "threshold": threshold}), coverage
+    return write(out, clips, config, {"maps": str(maps), "lists": {split: present}, "threshold": threshold}), coverage
 
 
 def read_folder(folder: Path, split: str, val: str) -> dict[str, np.ndarray]:

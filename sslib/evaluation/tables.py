@@ -18,9 +18,9 @@ from sslib.config import Evaluation
 from sslib.evaluation import protocols
 from sslib.evaluation.bootstrap import Interval, Statistic, bootstrap_means, bootstrap_statistic, means
 
-NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the picture makes
+NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the image makes
 MODEL = "model"
-METHODS = {  # kind of map and sound, and how tables call what they make together
+METHODS = {  # kind of map and sound condition, and how tables call what they make together
     ("similarity", "own"): MODEL,
     ("similarity", "shuffled"): "model, shuffled sounds",
     ("untrained", "own"): "untrained weights",
@@ -86,18 +86,18 @@ MEASURES = {
         Measure("iauc", "IAUC, median threshold", "interaction"),
         Measure("iiou_adaptive", "IIoU, adaptive threshold", "interaction"),
         Measure("iauc_adaptive", "IAUC, adaptive threshold", "interaction"),
-        Measure("r1_image_to_sound", "R@1, image to sound", "retrieval"),
-        Measure("r5_image_to_sound", "R@5, image to sound", "retrieval"),
-        Measure("r10_image_to_sound", "R@10, image to sound", "retrieval"),
-        Measure("r1_sound_to_image", "R@1, sound to image", "retrieval"),
-        Measure("r5_sound_to_image", "R@5, sound to image", "retrieval"),
-        Measure("r10_sound_to_image", "R@10, sound to image", "retrieval"),
-        Measure("class_r1_image_to_sound", "R@1, image to sound, of the class", "retrieval"),
-        Measure("class_r5_image_to_sound", "R@5, image to sound, of the class", "retrieval"),
-        Measure("class_r10_image_to_sound", "R@10, image to sound, of the class", "retrieval"),
-        Measure("class_r1_sound_to_image", "R@1, sound to image, of the class", "retrieval"),
-        Measure("class_r5_sound_to_image", "R@5, sound to image, of the class", "retrieval"),
-        Measure("class_r10_sound_to_image", "R@10, sound to image, of the class", "retrieval"),
+        Measure("r1_image_to_audio", "R@1, image to audio", "retrieval"),
+        Measure("r5_image_to_audio", "R@5, image to audio", "retrieval"),
+        Measure("r10_image_to_audio", "R@10, image to audio", "retrieval"),
+        Measure("r1_audio_to_image", "R@1, audio to image", "retrieval"),
+        Measure("r5_audio_to_image", "R@5, audio to image", "retrieval"),
+        Measure("r10_audio_to_image", "R@10, audio to image", "retrieval"),
+        Measure("class_r1_image_to_audio", "R@1, image to audio, of the class", "retrieval"),
+        Measure("class_r5_image_to_audio", "R@5, image to audio, of the class", "retrieval"),
+        Measure("class_r10_image_to_audio", "R@10, image to audio, of the class", "retrieval"),
+        Measure("class_r1_audio_to_image", "R@1, audio to image, of the class", "retrieval"),
+        Measure("class_r5_audio_to_image", "R@5, audio to image, of the class", "retrieval"),
+        Measure("class_r10_audio_to_image", "R@10, audio to image, of the class", "retrieval"),
     )
 }
 GROUPED = ("pointing", "miou", "success", "auc", "success_adaptive", "auc_adaptive")  # measures by area and by class
@@ -111,7 +111,7 @@ PROTOCOLS: dict[str, dict[str, str]] = {  # protocol -> key of a measure -> labe
 # From rows of clips to rows of tables ---------------------------------------------------------------------------------
 
 Row = dict[str, Any]
-Frames = dict[tuple[str, str], pd.DataFrame]  # (map, sound) -> one row a clip, all in the same order
+Frames = dict[tuple[str, str], pd.DataFrame]  # (map_kind, condition) -> one row a clip, all in the same order
 Columns = dict[tuple[str, str], np.ndarray]  # (method, measure) -> values
 Settings = tuple[int, float, int]  # resamples, confidence, seed
 
@@ -123,13 +123,13 @@ def summarize(clips: pd.DataFrame, evaluation: Evaluation, seed: int = 0) -> dic
     """
     settings: Settings = (evaluation.resamples, evaluation.confidence, seed)
     rows: list[Row] = []
-    for (split, part), group in clips.groupby(["split", "part"], sort=False):
+    for (split, subset), group in clips.groupby(["split", "subset"], sort=False):
         for protocol, found in Subset.of(group, settings).protocols():
-            rows += [{"protocol": protocol, "split": split, "part": part} | row for row in found]
+            rows += [{"protocol": protocol, "split": split, "subset": subset} | row for row in found]
     for protocol, column in (("area", "area_group"), ("class", "class")):
-        for (split, part), group in _groups(clips, column):
+        for (split, subset), group in _groups(clips, column):
             found = Subset.of(group, settings).means(GROUPED, differences=protocol == "area")
-            rows += [{"protocol": protocol, "split": split, "part": part} | row for row in found]
+            rows += [{"protocol": protocol, "split": split, "subset": subset} | row for row in found]
     return {
         "tables": [row for row in rows if "method" in row],
         "differences": [row for row in rows if "control" in row],
@@ -154,8 +154,8 @@ class Subset:
 
     @classmethod
     def of(cls, clips: pd.DataFrame, settings: Settings) -> Subset:
-        """Divide rows of ``clips.csv`` by kind of map and sound, the clips of each in the same order."""
-        frames = {key: rows.set_index("clip_id") for key, rows in clips.groupby(["map", "sound"], sort=False)}
+        """Divide rows of ``clips.csv`` by kind of map and condition, the clips of each in the same order."""
+        frames = {key: rows.set_index("clip_id") for key, rows in clips.groupby(["map_kind", "condition"], sort=False)}
         order = next(iter(frames.values())).index
         return cls({k: rows if rows.index.equals(order) else rows.loc[order] for k, rows in frames.items()}, settings)
 

@@ -22,7 +22,7 @@ LINES = [*COLOURS[:6], "0.45", "black"]  # the colours of a table's methods, in 
 
 def values_by_method(clips: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
     """Return the values of a column of ``clips.csv`` for each method that has any; negative sounds are methods too."""
-    methods = [METHODS[key] for key in zip(clips["map"], clips["sound"], strict=True)]
+    methods = [METHODS[key] for key in zip(clips["map_kind"], clips["condition"], strict=True)]
     groups = clips[column].dropna().groupby(pd.Series(methods, clips.index), sort=False)
     return {method: values.to_numpy() for method, values in groups}
 
@@ -32,8 +32,8 @@ def confidence_by_sound(clips: pd.DataFrame, sounds: Mapping[str, str]) -> dict[
 
     Clips without a source by annotation have a label of their own, ``UNSEEN``.
     """
-    model = clips[clips["map"] == "similarity"]
-    labels = model["sound"].map(sounds).where((model["sound"] != "own") | model["source"], UNSEEN)
+    model = clips[clips["map_kind"] == "similarity"]
+    labels = model["condition"].map(sounds).where((model["condition"] != "own") | model["source"], UNSEEN)
     rows = {label: model.loc[labels == label, "confidence"].dropna() for label in (*sounds.values(), UNSEEN)}
     return {label: values.to_numpy() for label, values in rows.items() if len(values)}
 
@@ -231,7 +231,7 @@ def per_class(table: pd.DataFrame, chance: float, xlabel: str, max_classes: int 
         axis.scatter(rows["value"], y, s=14, c=fill, edgecolors=[COLOURS[0]], zorder=3)
         axis.axvline(chance, color=COLOURS[1], lw=1)
         axis.set(yticks=y, xlim=(-0.03, 1.03), ylim=(half - 0.5, -0.7), xlabel=xlabel)
-        names = [f"{name} ({n})".replace("_", " ") for name, n in zip(rows["part"], rows["clips"], strict=True)]
+        names = [f"{name} ({n})".replace("_", " ") for name, n in zip(rows["subset"], rows["clips"], strict=True)]
         axis.set_yticklabels(names, fontsize=7)
     return figure
 

@@ -63,9 +63,9 @@ def format_date(moment: datetime) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M}"
 
 
-def subset_title(split: str, part: str) -> str:
+def subset_title(split: str, subset: str) -> str:
     """Return what a table calls a part of a list."""
-    return split if part == "all" else f"{split}, {part}"
+    return split if subset == "all" else f"{split}, {subset}"
 
 
 def markdown_table(table: pd.DataFrame) -> str:
@@ -87,7 +87,7 @@ def players(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, i
 class Results:
     """The tables of one ``summary.json`` and their readings.
 
-    A row has protocol, split, part, method, measure, value, low, high, clips, clusters; a verdict compares the model
+    A row has protocol, split, subset, method, measure, value, low, high, clips, clusters; a verdict compares the model
     with its best control on the same clips (:func:`sslib.evaluation.comparison.verdict`).
     """
 
@@ -95,7 +95,7 @@ class Results:
         self.rows = pd.DataFrame(summary["tables"])
         self.differences = pd.DataFrame(summary["differences"])
         self.verdicts = {
-            (row["protocol"], row["split"], row["part"], row["measure"]): row for row in summary["verdicts"]
+            (row["protocol"], row["split"], row["subset"], row["measure"]): row for row in summary["verdicts"]
         }
 
     def of(self, protocol: str) -> pd.DataFrame:
@@ -125,7 +125,7 @@ class Results:
     def _subsets(self, rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, dict[str, list]]]:
         """Return the title of each subset and, for each method, its cells: value, interval, mark, bold; or None."""
         subsets = []
-        for place, group in rows[rows["measure"].isin(columns)].groupby(["split", "part"], sort=False):
+        for place, group in rows[rows["measure"].isin(columns)].groupby(["split", "subset"], sort=False):
             size = group.loc[group["method"] == MODEL, ["clips", "clusters"]].max()
             title = f"{subset_title(*place)}: n = {size['clips']:.0f}, {size['clusters']:.0f} recordings"
             methods: dict[str, list] = {}
@@ -144,13 +144,13 @@ class Results:
     def _verdict(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if row["clusters"] < 2:
             return None
-        return self.verdicts.get(tuple(row[key] for key in ("protocol", "split", "part", "measure")))
+        return self.verdicts.get(tuple(row[key] for key in ("protocol", "split", "subset", "measure")))
 
     def reading(self, protocol: str, leading: str) -> str:
         """Say what a table shows, a line for each subset: the `leading` measure in full, then how all others stand."""
         model = self.of(protocol)
         model = model[model["method"] == MODEL]
-        groups = model.groupby(["split", "part"], sort=False)
+        groups = model.groupby(["split", "subset"], sort=False)
         return "\n".join(
             f"- **{subset_title(*place)}**: {self._sentence(group.to_dict('records'), leading)}"
             for place, group in groups
@@ -187,7 +187,7 @@ def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         for row in summary.get("differences", [])
         if (row["protocol"], row["control"], row["measure"]) == ("masks", SHUFFLED, "pointing")
     ]
-    return [(f"{label}: {row['split']}, {row['part']}", format_interval(row)) for label, row in rows]
+    return [(f"{label}: {row['split']}, {row['subset']}", format_interval(row)) for label, row in rows]
 
 
 def tables_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -220,12 +220,12 @@ def comparison_text(table: pd.DataFrame) -> str:
 
 def _wide(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, pd.DataFrame, str]]:
     """Yield the title of each protocol and subset, its cells, and its table: a line for each measure."""
-    for (protocol, split, part), group in pd.DataFrame(cells).groupby(["protocol", "split", "part"], sort=False):
+    for (protocol, split, subset), group in pd.DataFrame(cells).groupby(["protocol", "split", "subset"], sort=False):
         wide = group.pivot(index="measure", columns="column", values="text").fillna("")
         wide = wide.loc[group["measure"].unique(), group["column"].unique()].rename(
             index=lambda key: MEASURES[key].label
         )
-        yield f"{protocol}: {split}, {part}", group, markdown_table(wide)
+        yield f"{protocol}: {split}, {subset}", group, markdown_table(wide)
 
 
 def published_results() -> pd.DataFrame:
