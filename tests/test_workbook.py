@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from sslib.__main__ import app, overrides
 from sslib.config import ConfigError, find, load
 from sslib.data.layout import Layout
+from sslib.evaluation import comparison
 from sslib.report import workbook
 from sslib.stamps import library as stamps
 
@@ -101,9 +102,9 @@ def finished(tmp_path_factory):
         _03_ablations=notebook(third, PARAMETERS + "retrain = False"),
         index=nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4),
     )
-    row = {"protocol": "masks", "split": "test <", "part": "all", "method": "model", "measure": "pointing"}
+    row = {"protocol": "masks", "split": "test <", "subset": "all", "method": "model", "measure": "pointing"}
     row |= {"value": 0.63, "low": 0.6, "high": 0.7, "clips": 9, "clusters": 9}
-    summary = {"data": {"name": "stamps", "generated": True}, "tables": [row]}
+    summary = {"format": comparison.FORMAT, "data": {"name": "stamps", "generated": True}, "tables": [row]}
     run = folder / "reports" / "tests" / "tiny" / "run"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps(summary))
