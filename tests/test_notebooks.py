@@ -1,5 +1,6 @@
 """The workbook as a user gets it: every notebook on smoke.yaml, in a copy of the repository and its own processes."""
 
+import itertools
 import os
 import re
 import shutil
@@ -64,6 +65,12 @@ def test_pages_are_whole_and_need_no_network(finished):
                 assert tag.get(name, "data:").startswith("data:"), (page, tag.name)
             if tag.name == "a":
                 assert not re.match(r"\w+:", tag.get("href", "")), (page, tag)
+        levels = [int(heading.name[1]) for heading in soup.find_all(re.compile("^h[1-6]$"))]
+        assert levels[0] == 1 and all(new <= old + 1 for old, new in itertools.pairwise(levels)), f"{page}: {levels}"
+        contents = soup.select("nav.contents a")
+        assert len(contents) > 2 or page.name == "index.html", f"{page}: no contents"
+        assert all(len(soup.find_all(id=link["href"][1:])) == 1 for link in contents), page
+        assert not [code for code in soup.find_all(class_="source") if not code.find_parent("details")], page
         assert not re.findall(r"url\((?!['\"]?data:)|@import", " ".join(tag.text for tag in soup.find_all("style")))
         assert all(image.get("alt") and "No description" not in image["alt"] for image in soup.find_all("img")), page
         for code in soup.find_all(class_="source"):

@@ -320,7 +320,7 @@ def test_configuration_outside_the_clone(tmp_path, monkeypatch):
     assert results(folder / "01_data_preparation.ipynb") == repr(str(outside))
 
 
-def test_failing_cell(tmp_path):
+def test_failing_cell(tmp_path, capfd):
     bad = notebook("# Bad\n---\nprint('before')\n---\nraise KeyError('no such clip')\n---\nprint('after')")
     config = make_clone(tmp_path, _01_data_preparation=bad, _02_training=notebook("# Never"))
     folder = tmp_path / "reports/tests/tiny"
@@ -330,6 +330,7 @@ def test_failing_cell(tmp_path):
     assert result.exit_code == 1
     assert "01_data_preparation.ipynb: cell" in result.stderr and "KeyError: 'no such clip'" in result.stderr
     assert "Traceback (most recent call last)\n  File" not in result.stderr
+    assert "KeyboardInterrupt" not in capfd.readouterr().err  # a kernel logs one after each failing cell
     assert [file.name for file in folder.iterdir()] == ["01_data_preparation.failed.ipynb"]
     nbformat.write(notebook("# Repaired"), tmp_path / "notebooks" / "01_data_preparation.ipynb")
     workbook.run(config, only=("01",), index=False)
