@@ -37,7 +37,7 @@ FUNCTION = re.compile(
     r"(?<!<msub>)(?<!<msup>)(?<!<msubsup>)(<mi>(?:log|exp|ln|sin|cos|tanh|arg)</mi>)(?=<m(?:i|n|sub|sup|frac|over)\b)"
 )
 NAVIGATION = re.compile(r'<nav class="pages">.*?</nav>', re.DOTALL)
-ANCHOR = re.compile(r"</?a\b[^>]*>")
+LINK = re.compile(r"</?a\b[^>]*>")
 HEADING = re.compile(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>', re.DOTALL)
 FEWEST_HEADINGS = 3  # fewer are seen at a glance
 
@@ -120,7 +120,7 @@ def add_contents(page: str) -> str:
         level, before, name, after, text = heading.groups()
         seen[name] += 1
         name += f"-{seen[name]}" if seen[name] > 1 else ""
-        entries.append(f'<li class="level{level}"><a href="#{name}">{ANCHOR.sub("", text)}</a></li>')
+        entries.append(f'<li class="level{level}"><a href="#{name}">{LINK.sub("", text)}</a></li>')
         return f'<h{level}{before} id="{name}"{after}>{text}</h{level}>'
 
     page = HEADING.sub(enter, page)
@@ -219,13 +219,9 @@ def link_pages(folder: Path, reports: Path) -> None:
 
 def experiments(reports: Path) -> HTML:
     """Return all experiments under `reports` as HTML, the latest first; the numbers are those of ``summary.json``."""
-    cards = [_card(folder, reports) for folder in sorted(reports.glob("*/*")) if _is_experiment(folder)]
-    cards.sort(key=lambda card: card["changed"], reverse=True)
+    folders = (path for path in reports.glob("*/*") if (path / "run").is_dir() or any(path.glob("[0-9][0-9]_*.ipynb")))
+    cards = sorted((_card(folder, reports) for folder in folders), key=lambda card: card["changed"], reverse=True)
     return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(cards=cards))
-
-
-def _is_experiment(folder: Path) -> bool:
-    return (folder / "run").is_dir() or any(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
 def _card(folder: Path, reports: Path) -> dict[str, Any]:
@@ -235,20 +231,18 @@ def _card(folder: Path, reports: Path) -> dict[str, Any]:
         summary, lacks = read_summary(folder / "run"), ""
     except ResultsError:  # of another sslib: its pages can be read, its numbers not
         summary, lacks = {}, "results of another version: run it again" if file.exists() else "unfinished"
-    changed = (file if file.exists() else folder).stat().st_mtime
-    pages = [(page.stem, page) for page in sorted(folder.glob("[0-9][0-9]_*.html"))]
-    pages += [
-        (f"{page.name.split('.')[0]} (failed)", page) for page in sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))
-    ]
-    variants = {inner.name: sorted(inner.glob("[0-9][0-9]_*.html")) for inner in sorted(folder.glob("variants/*"))}
+    changed = datetime.fromtimestamp((file if file.exists() else folder).stat().st_mtime)
+    last = {page.parent.name: page for page in sorted(folder.glob("variants/*/[0-9][0-9]_*.html"))}
+    failed = {f"{page.name.split('.')[0]} (failed)": page for page in sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))}
+    pages = {page.stem: page for page in sorted(folder.glob("[0-9][0-9]_*.html"))} | failed
     return {
         "name": folder.relative_to(reports).as_posix(),
         "changed": changed,
-        "date": format_date(datetime.fromtimestamp(changed)),
+        "date": format_date(changed),
         "summary": summary,
         "lacks": lacks,
         "headline": [(label, *interval.split(" ", 1)) for label, interval in headline(summary)],
         "thumbnail": base64.b64encode(thumbnail.read_bytes()).decode() if thumbnail.exists() else "",
-        "pages": [(label.replace("_", " "), page.relative_to(reports).as_posix()) for label, page in pages],
-        "variants": [(name, found[-1].relative_to(reports).as_posix()) for name, found in variants.items() if found],
+        "pages": [(name.replace("_", " "), page.relative_to(reports).as_posix()) for name, page in pages.items()],
+        "variants": [(name, page.relative_to(reports).as_posix()) for name, page in last.items()],
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import json
 import os
@@ -19,7 +18,6 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import jupytext
 import nbformat
@@ -211,16 +209,15 @@ def _execute(
 ) -> float:
     """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
 
-    Both are written under another name first, so that nothing unfinished looks like a report. What `stamp` returns
-    when the last cell has run goes into the metadata of the executed notebook. Returns the seconds of the execution.
+    It is a failed one until its last cell has run, so that nothing unfinished looks like a report. What `stamp`
+    returns then goes into the metadata of the executed notebook. Returns the seconds of the execution.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".partial-{uuid4().hex[:8]}.ipynb")
     failed, page = target.with_suffix(".failed.ipynb"), target.with_suffix(".html")
     start = time.perf_counter()
     try:
         done = papermill.execute_notebook(
-            str(notebook), str(partial), parameters, cwd=str(notebook.parent), kernel_name="python3",
+            str(notebook), str(failed), parameters, cwd=str(notebook.parent), kernel_name="python3",
             progress_bar=False, kernel_manager_class=OwnInterpreter,
             stdout_file=sys.stdout,  # what a long cell prints (a line an epoch) is seen while it runs
         )  # fmt: skip
@@ -232,13 +229,9 @@ def _execute(
         failed.unlink(missing_ok=True)
         return seconds
     except Exception as error:
-        if partial.exists():
-            partial.replace(failed)
         target.unlink(missing_ok=True)  # a page of an earlier state beside a failed run would mislead
         page.unlink(missing_ok=True)
         raise NotebookError(f"{notebook.name}: {_reason(error)}\nkept as {failed}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:
@@ -257,7 +250,7 @@ def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
     settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
     package = Path(sslib.__file__).parent
     files = sorted(file for file in package.rglob("*.*") if file.suffix in {".py", ".csv", ".j2", ".css"})
-    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    code = [file.read_text(encoding="utf-8") for file in files]
     earlier = [file for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2]]
     before = [stamp for stamp in map(_stamp, earlier) if stamp]
     cells = _cells(nbformat.read(notebook, as_version=4))
@@ -277,7 +270,7 @@ def _sources(data: Data) -> list[Any]:
 
 def _stamp(file: Path) -> dict[str, Any]:
     """Return what the runner wrote into an executed notebook; nothing when there is none or it is a failed one."""
-    if not file.exists() or ".failed" in file.name or ".partial" in file.name:
+    if not file.exists() or ".failed" in file.name:
         return {}
     try:
         return dict(nbformat.read(file, as_version=4).metadata.get("sslib", {}))
