@@ -9,8 +9,7 @@ from PIL import Image
 from sslib.data.layout import Layout
 from sslib.evaluation import measures, protocols
 from sslib.evaluation.measures import AnnotatedClips
-from sslib.report import evaluation_figures as figures_evaluation
-from sslib.report import figures as viz
+from sslib.report import evaluation_figures, figures
 
 
 def lines(axis):
@@ -20,7 +19,7 @@ def lines(axis):
 
 def test_threshold_curves_are_shares_of_clips():
     own, other = np.array([0.1, 0.5, 0.9, np.nan]), np.array([0.2])
-    figure = figures_evaluation.threshold_curves({"a": {"model": own}, "b": {"other": other}}, "cIoU", at=0.5)
+    figure = evaluation_figures.threshold_curves({"a": {"model": own}, "b": {"other": other}}, "cIoU", at=0.5)
     drawn = lines(figure.axes[0])["model"]
     for t, expected in ((0.0, 1.0), (0.3, 2 / 3), (0.5, 2 / 3), (0.505, 1 / 3), (1.0, 0.0)):
         assert np.interp(t, *drawn) == pytest.approx(expected), t
@@ -30,7 +29,7 @@ def test_threshold_curves_are_shares_of_clips():
 
 def test_area_scatter_shows_every_clip_under_its_bound():
     area, ciou = np.array([0.1, 0.25, 0.5, 0.8]), np.array([0.2, 0.5, 1.0, 0.625])
-    axis = figures_evaluation.area_scatter(area, ciou, (0.2,)).axes[0]
+    axis = evaluation_figures.area_scatter(area, ciou, (0.2,)).axes[0]
     np.testing.assert_allclose(axis.collections[0].get_offsets(), np.stack([area, ciou], 1))
     bound = lines(axis)["best possible at the median"]
     np.testing.assert_allclose(np.interp(area, *bound), ciou, atol=2e-3)  # these four reach it
@@ -39,11 +38,11 @@ def test_area_scatter_shows_every_clip_under_its_bound():
 
 
 def test_confidences_and_claimed_shares():
-    axis = figures_evaluation.confidences({"own": np.array([0.2, 0.9]), "noise": np.array([0.1, 0.1, 0.3])}).axes[0]
+    axis = evaluation_figures.confidences({"own": np.array([0.2, 0.9]), "noise": np.array([0.1, 0.1, 0.3])}).axes[0]
     heights = [patch.get_height() for patch in axis.patches if hasattr(patch, "get_height")]
     assert sum(heights) == pytest.approx(1)  # bars of the first kind; the other is an outline
     maps = {"own": np.array([[[0.0, 1.0], [2.0, 3.0]]]), "noise": np.full((2, 2, 2), 1.5)}
-    drawn = lines(figures_evaluation.area_above_threshold(maps, 2.5).axes[0])
+    drawn = lines(evaluation_figures.area_above_threshold(maps, 2.5).axes[0])
     for t, expected in ((-0.0, 0.75), (1.1, 0.5), (2.5, 0.25), (3.0, 0.0)):
         assert np.interp(t, *drawn["own"]) == pytest.approx(expected, abs=1e-9), t
     assert np.interp([1.4, 1.6], *drawn["noise"]) == pytest.approx([1, 0])
@@ -51,10 +50,10 @@ def test_confidences_and_claimed_shares():
 
 
 def test_movement_and_shares():
-    axis = figures_evaluation.movement(np.array([0.7, 0.1]), np.array([0.2, 0.1])).axes[0]
+    axis = evaluation_figures.movement(np.array([0.7, 0.1]), np.array([0.2, 0.1])).axes[0]
     np.testing.assert_allclose(axis.collections[-1].get_offsets(), [[0.2, 0.7], [0.1, 0.1]])
     table = pd.DataFrame({"this": [0.5, 1.0], "other": [0.2, 0.0], "else": [0.3, 0.0]}, index=["own", "none"])
-    axis = figures_evaluation.stacked_shares(table, "share").axes[0]
+    axis = evaluation_figures.stacked_shares(table, "share").axes[0]
     assert [patch.get_width() for patch in axis.patches] == pytest.approx([0.5, 1.0, 0.2, 0.0, 0.3, 0.0])
     assert sorted(text.get_text() for text in axis.texts) == ["100%", "20%", "30%", "50%"]
 
@@ -62,23 +61,23 @@ def test_movement_and_shares():
 def test_per_class_sorts_and_leaves_single_recordings_hollow():
     rows = [(f"c_{n}", n / 10, n / 10 - 0.05, n / 10 + 0.05, 4, 1 + n % 2) for n in range(7)]
     table = pd.DataFrame(rows, columns=["subset", "value", "low", "high", "clips", "clusters"])
-    left, right = figures_evaluation.per_class(table, 0.2, "pointing").axes
+    left, right = evaluation_figures.per_class(table, 0.2, "pointing").axes
     names = [[label.get_text() for label in axis.get_yticklabels()] for axis in (left, right)]
     assert names == [["c 6 (4)", "c 5 (4)", "c 4 (4)", "c 3 (4)"], ["c 2 (4)", "c 1 (4)", "c 0 (4)"]]
     dots = left.collections[-1]
     assert [to_hex(colour) == "#ffffff" for colour in dots.get_facecolors()] == [True, False, True, False]
     assert len(left.collections[0].get_segments()) == 2
-    left, right = figures_evaluation.per_class(table, 0.2, "pointing", max_classes=4).axes
+    left, right = evaluation_figures.per_class(table, 0.2, "pointing", max_classes=4).axes
     assert [label.get_text()[:3] for axis in (left, right) for label in axis.get_yticklabels()] == [
         "c 6", "c 5", "c 1", "c 0",
     ]  # fmt: skip
 
 
 def test_overlay_on_a_common_scale():
-    image, figure = np.zeros((3, 8, 8), np.uint8), viz.grid(1, 2, 1, 1)
+    image, figure = np.zeros((3, 8, 8), np.uint8), figures.grid(1, 2, 1, 1)
     weak = np.array([[0.0, 0.1], [0.2, 0.3]])
     for axis, limits in zip(figure[1][0], (None, (0.0, 0.6)), strict=True):
-        viz.show_heatmap(axis, image, weak, limits=limits)
+        figures.show_heatmap(axis, image, weak, limits=limits)
     own, common = (axis.images[1].get_array() for axis in figure[1][0])
     assert own.max() == pytest.approx(1) and common.max() == pytest.approx(0.5) and common.min() == 0
 
@@ -86,9 +85,9 @@ def test_overlay_on_a_common_scale():
 def test_the_outline_of_an_object_at_the_rim_is_closed():
     mask = np.zeros((8, 8), bool)
     mask[:4, :2] = True  # the upper left corner
-    _, axes = viz.grid(1, 1, 1, 1)
-    viz.show_image(axes[0, 0], np.zeros((3, 8, 8), np.uint8))
-    viz.outline(axes[0, 0], 8, mask=mask)
+    _, axes = figures.grid(1, 1, 1, 1)
+    figures.show_image(axes[0, 0], np.zeros((3, 8, 8), np.uint8))
+    figures.outline(axes[0, 0], 8, mask=mask)
     (outline,) = axes[0, 0].collections[-1].get_paths()
     points = outline.vertices
     np.testing.assert_array_equal(points[0], points[-1])
@@ -159,7 +158,7 @@ def test_gallery_shows_the_kinds_that_there_are(clips):
             return np.asarray(self)
 
     maps = {"test/similarity": np.arange(20.0).reshape(5, 2, 2)}
-    gallery = figures_evaluation.Gallery(Data(), maps)
+    gallery = evaluation_figures.Gallery(Data(), maps)
     kinds = {"similarity": "own", "silence": "silence"}
     np.testing.assert_array_equal(gallery.maps_of(["s1_a", "s0_a"], kinds)["own"], maps["test/similarity"][[3, 0]])
     figure = gallery.show(["s1_a", "s0_a"], ["a_b", "c"], kinds)
@@ -176,9 +175,9 @@ def test_confidence_by_sound_and_by_method():
         columns=["map_kind", "condition", "source", "confidence", "ciou"],
     )  # fmt: skip
     sounds = {"own": "own sound", "noise": "noise", "silence": "silence"}
-    found = figures_evaluation.confidence_by_sound(clips, sounds)
+    found = evaluation_figures.confidence_by_sound(clips, sounds)
     assert {label: values.tolist() for label, values in found.items()} == {
-        "own sound": [0.9], "noise": [0.1], figures_evaluation.UNSEEN: [0.4],
+        "own sound": [0.9], "noise": [0.1], evaluation_figures.UNSEEN: [0.4],
     }  # fmt: skip
-    methods = figures_evaluation.values_by_method(clips, "ciou")
+    methods = evaluation_figures.values_by_method(clips, "ciou")
     assert {method: values.tolist() for method, values in methods.items()} == {"model": [0.5], "centre square": [0.2]}
