@@ -9,8 +9,9 @@ its term in :func:`objective`::
 
     terms["smoothness"] = smoothness(similarity)
 
-and give it a weight of the same name in ``config.Objective``: ``smoothness: float = Field(0.0, ge=0.0)``. Training,
-``metrics.csv``, the pages, ``--set objective.smoothness=0.1`` and the variants of an ablation know it then.
+Training, ``metrics.csv`` and the pages know it then. It counts in full, until ``config.Objective`` has a weight of the
+same name (``smoothness: float = Field(0.1, ge=0.0)``), which ``--set objective.smoothness=0.5`` and the variants of an
+ablation can change.
 """
 
 from __future__ import annotations
@@ -128,6 +129,6 @@ def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
         terms["divergence"] = divergence(
             output.node_maps, node_ranking, config.foreground, similarity, config.divergence_mode
         )
-    # A new term comes here; its weight, of the same name, into config.Objective.
-    total = sum(getattr(config, name) * term for name, term in terms.items())
+    # A new term comes here.
+    total = sum(getattr(config, name, 1.0) * term for name, term in terms.items())
     return Losses(total, terms, node_ranking, logits)

@@ -195,9 +195,10 @@ def test_base_model_has_the_localization_loss_only():
 
 
 def test_a_loss_is_added_as_the_head_of_the_file_says():
-    """The lines of that docstring, put where it says, with a weight of the same name."""
+    """The lines of that docstring, which README shows too, put where they say: without a weight, and with one."""
     source = Path(losses.__file__).read_text()
     example = textwrap.dedent("\n".join(line for line in losses.__doc__.splitlines() if line.startswith("    ")))
+    assert example.split("\nterms")[0] in (Path(losses.__file__).parents[1] / "README.md").read_text()
     function, term = example.split('\nterms["')
     before, after = source.split("class Losses(")
     place = "    # A new term comes here"
@@ -219,6 +220,8 @@ def test_a_loss_is_added_as_the_head_of_the_file_says():
     assert list(found.terms) == [*plain.terms, "smoothness"]
     torch.testing.assert_close(found.terms["smoothness"], jumps)
     torch.testing.assert_close(found.total, plain.total + 0.5 * jumps)
+    unweighted = module.objective(output, scale, Objective(foreground=3, background=3))
+    torch.testing.assert_close(unweighted.total, plain.total + jumps)
 
 
 def test_float32_inside_whatever_the_precision():
