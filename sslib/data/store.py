@@ -34,6 +34,7 @@ from sslib.data.media import ClipWindow
 STORE_NAME = "clips.lmdb"
 SCHEMA = 3
 CLIPS_PER_SHARD = 1000  # at most, on average: a lost shard costs a minute, and a cluster has tens of tasks
+BATCH = 32  # clips a transaction: few enough for memory, and faster than one by one
 
 
 class StoreError(InputError):
@@ -204,15 +205,16 @@ def _write_clips(path: Path, shard: Shard) -> list[str]:
     room = (1 << 30) + 100 * shard.bytes  # only of address space: compressed sound of other kinds grows in FLAC
     # A partial file is never read, so that only the end of it has to wait for the disk.
     with lmdb.open(str(path), subdir=False, map_size=room, lock=False, sync=False) as database:
-        for clip_id in shard.ids:
-            try:
-                values = encode_clip(layout, clip_id, shard.window)
-            except ClipError as error:
-                faults.append(str(error))
-            if not faults:
-                with database.begin(write=True) as transaction:
-                    for key, value in values.items():
-                        transaction.put(key.encode(), value)
+        for start in range(0, len(shard.ids), BATCH):
+            values = {}
+            for clip_id in shard.ids[start : start + BATCH]:
+                try:
+                    values |= encode_clip(layout, clip_id, shard.window)
+                except ClipError as error:
+                    faults.append(str(error))
+            with database.begin(write=True) as transaction:
+                for key, value in values.items():
+                    transaction.put(key.encode(), value)
         database.sync(True)
     return faults
 
