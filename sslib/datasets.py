@@ -5,11 +5,14 @@ A clip that cannot be read raises ``ClipError`` with its id; it is never swapped
 
 from __future__ import annotations
 
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,7 +22,6 @@ from sslib.config import Config, InputError, SslibError
 from sslib.data import media
 from sslib.data.layout import ClipError, Layout
 from sslib.data.media import ClipWindow
-from sslib.data.parallel import available_memory
 from sslib.data.store import STORE_NAME, Store, StoreError
 
 
@@ -176,3 +178,16 @@ def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threa
         for _ in tqdm(executor.map(read, range(len(dataset))), desc=f"loading {dataset.split}", total=len(dataset)):
             pass
     return InMemory(dataset.ids, image.to(device), waveform.to(device))
+
+
+def available_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Ask for the bytes of memory that can still be had: of the machine, and of the group of a job or container."""
+    room = psutil.virtual_memory().available
+    with suppress(OSError):  # another system, or groups of another kind
+        group = cgroups / (proc / "self/cgroup").read_text().rpartition("0::/")[2].strip()
+        for folder in (group, *group.parents):  # in a container it may be named as outside: only parents are there
+            if (folder / "memory.max").is_file() and (limit := (folder / "memory.max").read_text().strip()) != "max":
+                # Files that were read count as used, until something else wants their memory.
+                cache = re.search(r"inactive_file (\d+)", (folder / "memory.stat").read_text())[1]
+                room = min(room, int(limit) - int((folder / "memory.current").read_text()) + int(cache))
+    return max(room, 0)

@@ -136,9 +136,8 @@ def test_workers_end_with_the_main_process(tmp_path, number):
         assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
 
 
-def test_a_cluster_with_a_worker_killed_half_way(tmp_path, monkeypatch):
+def test_a_cluster_with_a_worker_killed_half_way(tmp_path):
     distributed = pytest.importorskip("distributed")
-    monkeypatch.setattr(parallel, "ON_CLUSTER", 12)  # fewer than the items: futures must be handed out as others end
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options, host="127.0.0.1") as cluster:
         done = []

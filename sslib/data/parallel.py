@@ -6,10 +6,8 @@ to a temporary name and renames when it has finished: then running it again does
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -17,22 +15,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any, TypeVar
 
-import psutil
 from tqdm.auto import tqdm
 
 from sslib.config import InputError, SslibError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 IDLE = 5.0  # s, after which worker processes without work end
-ON_CLUSTER = 1024  # futures a Dask scheduler holds at once, however many items there are
 START_LIMIT = 300.0  # s, for a process to start and import: long, for a network drive under load
 GRACE = 10.0  # s, after which a process that its parent did not stop (because it was killed) ends by itself
 
@@ -41,47 +34,34 @@ class WorkerKilled(SslibError):
     """A worker died of what it did, or was killed; what had finished before stays."""
 
 
-class TimedOut(SslibError):
-    """A function took longer than its limit, and its process was killed."""
-
-
 class Crashed(SslibError):
     """The process of a function died."""
+
+
+class TimedOut(Crashed):
+    """A function took longer than its limit, and its process was killed."""
 
 
 def each(
     task: Callable[[Item], Result],
     items: Iterable[Item],
-    *,
     workers: int = 1,
     scheduler: str | None = None,
     desc: str = "",
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield ``(item, task(item))`` as they finish, in any order, with a progress bar.
-
-    Every item's result is yielded exactly once; an exception that a task raises ends the whole run.
+    """Yield ``(item, task(item))`` once for every item as they finish, in any order, with a progress bar.
 
     Parameters
     ----------
-    task : a function that can be pickled (of a module, or ``functools.partial`` of one), idempotent.
+    task : a function that can be pickled (of a module, or ``functools.partial`` of one), idempotent. An exception
+        that it raises ends the whole run.
     items : what can be pickled and is cheap to send: names, not arrays.
     workers : processes on this machine; with 0 or 1 the work is done in this one.
     scheduler : address of a Dask scheduler (``tcp://HOST:8786``), which then hands out the tasks instead. All its
-        workers must see the same folders under the same paths and have this package. On Slurm, for 16 nodes::
-
-            from dask_jobqueue import SLURMCluster      # pip install dask-jobqueue
-            cluster = SLURMCluster(cores=16, processes=16, memory="32GB", walltime="04:00:00")
-            cluster.scale(jobs=16)
-            for item, result in each(task, items, scheduler=cluster.scheduler_address): ...
-
+        workers must see the same folders under the same paths and have this package; data/README.md has an example.
     desc : what the progress bar says.
 
-    Raises
-    ------
-    WorkerKilled
-        When a worker process died (on a cluster: as often as its ``distributed.scheduler.allowed-failures`` allows).
-    InputError
-        For a scheduler's address without the package ``distributed``, and when no scheduler answers there.
+    Raises ``WorkerKilled`` when a worker process died, and ``InputError`` when there is no such scheduler.
     """
     items = list(items)
     if workers < 0:
@@ -110,10 +90,8 @@ def _in_processes(task: Callable, items: list, workers: int) -> Iterator[tuple[A
         for pair in pairs:  # noqa: UP028, as `yield from` would close the pairs before the warning is off
             yield pair
     except TerminatedWorkerError as error:
-        raise WorkerKilled(
-            "a worker process was killed, most often for a lack of memory: run the same again, with fewer workers "
-            "where it happens again; what has finished stays"
-        ) from error
+        advice = "run the same again, with fewer workers where it happens again; what has finished stays"
+        raise WorkerKilled(f"a worker process was killed, most often for a lack of memory: {advice}") from error
     finally:
         with warnings.catch_warnings(action="ignore"):  # of results that nobody took, where the caller met an error
             pairs.close()
@@ -136,58 +114,37 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _on_cluster(task: Callable, items: list, address: str) -> Iterator[tuple[Any, Any]]:
-    """Hand the task out through a Dask scheduler, which gives the work of a killed worker to another one.
-
-    Not through joblib 1.6: it waits without end for an item that kills its workers, and leaves a cluster idle, working
-    here instead, that has a single worker when the run begins.
-    """
+    """Work on a Dask cluster. Not through joblib 1.6: it waits without end for an item that kills its workers."""
     try:
         from distributed import Client, KilledWorker, as_completed
+
+        client = Client(address, set_as_default=False)
     except ModuleNotFoundError as error:
         raise InputError("a scheduler needs the package distributed: pip install sslib[dask]") from error
-    try:
-        client = Client(address, set_as_default=False)
     except OSError as error:
         raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
-        waiting, results = iter(items), as_completed(loop=client.loop)
-        item_of = {client.submit(task, item, pure=False): item for item in itertools.islice(waiting, ON_CLUSTER)}
-        results.update(item_of)
-        for future in results:
-            item = item_of.pop(future)
+        item_of = dict(zip(client.map(task, items, pure=False), items, strict=True))
+        for future in as_completed(item_of, loop=client.loop):
             try:
-                result = future.result()  # waits for the second run where a worker took its result to the grave
+                yield item_of[future], future.result()  # runs a second time where a worker took it to the grave
             except KilledWorker as error:
-                raise WorkerKilled(f"{item}: the workers that worked on it died, one after the other") from error
-            for following in itertools.islice(waiting, 1):
-                future = client.submit(task, following, pure=False)
-                item_of[future] = following
-                results.add(future)
-            yield item, result
+                raise WorkerKilled(f"{item_of[future]}: the workers that worked on it died, one by one") from error
+            future.release()
 
 
 class KillableProcess:
     """Call a function (of a module) in a long-lived process of its own: where it hangs or crashes, only that is lost.
 
-    The process is started when needed, and again after it was lost. It is a plain subprocess with a pipe, because the
-    processes of a Dask worker may not have children by multiprocessing.
+    A plain subprocess with a pipe, because the processes of a Dask worker may not have children by multiprocessing.
     """
 
     def __init__(self, function: Callable):
         self.function = function
         self.process: subprocess.Popen | None = None
-        self.pipe: Connection | None = None
 
     def call(self, *arguments: Any, limit: float) -> Any:
-        """Return the function's result, or raise what it raised.
-
-        Raises
-        ------
-        TimedOut
-            When it took longer than `limit` seconds.
-        Crashed
-            When its process died.
-        """
+        """Return what the function does or raise what it raises; ``TimedOut`` after `limit` s; ``Crashed``."""
         if self.process is None or self.process.poll() is not None:
             self._start()
         self.pipe.send((arguments, limit))
@@ -220,9 +177,7 @@ class KillableProcess:
                 return self.pipe.recv()
         except (EOFError, OSError):
             code = self.process.wait()
-            self.close()
-            reason = f"signal {-code}, {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-            raise Crashed(f"crashed ({reason})") from None
+            raise Crashed(f"crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})") from None
         self.close()
         raise TimedOut(f"stopped after {limit:g} s")
 
@@ -245,19 +200,3 @@ def serve(descriptor: int) -> None:
             pipe.send(answer)
     except (EOFError, BrokenPipeError):
         pass
-
-
-def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Ask for the bytes of memory that can still be had: of the machine, and of the group of a job or container."""
-    room = psutil.virtual_memory().available
-    with suppress(OSError):  # another system, or groups of another kind
-        group = cgroups / (proc / "self/cgroup").read_text().rpartition("0::/")[2].strip()
-        for folder in (
-            group,
-            *group.parents,
-        ):  # in a container the group may be named as outside: only parents are there
-            if (folder / "memory.max").is_file() and (limit := (folder / "memory.max").read_text().strip()) != "max":
-                # Files that were read count as used, until something else wants their memory.
-                cache = re.search(r"inactive_file (\d+)", (folder / "memory.stat").read_text())[1]
-                room = min(room, int(limit) - int((folder / "memory.current").read_text()) + int(cache))
-    return max(room, 0)
