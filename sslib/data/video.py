@@ -90,7 +90,8 @@ def read(
     except (av.FFmpegError, ValueError) as error:
         if what := _other(path):
             raise VideoError(f"not a video but {what}") from error
-        raise VideoError(f"not a video, or cut off before its contents can be found ({_why(error)})") from error
+        why = getattr(error, "strerror", None) or error
+        raise VideoError(f"not a video, or cut off before its contents can be found ({why})") from error
     with container:
         video, audio, notes = _streams(container)
         packets = _demux(container, video, audio, max_seconds, notes)
@@ -103,10 +104,6 @@ def read(
         _compare_lengths(container, seconds, len(waveform) / sample_rate, notes)
         size = video.codec_context.width, video.codec_context.height
         return Video(frames, waveform, seconds, *size, count / seconds, audio_rate, notes)
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _other(path: Path) -> str | None:
@@ -141,14 +138,14 @@ def _streams(container: av.container.InputContainer) -> tuple[Any, Any, list[str
 def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: list[str]) -> dict[int, list]:
     """Read the packets of both tracks, by stream index: compressed, so that all fit in memory."""
     packets: dict[int, list[av.Packet]] = {video.index: [], audio.index: []}
-    first, size = None, 0
+    first, size, ticks = None, 0, {stream.index: float(stream.time_base) for stream in (video, audio)}
     try:
         for packet in container.demux(video, audio):
             when = packet.dts if packet.pts is None else packet.pts
             if not packet.size:
                 continue
             if when is not None:
-                when *= float(packet.time_base)
+                when *= ticks[packet.stream_index]
                 first = when if first is None and packet.stream_index == video.index else first
                 if first is not None and when - first >= max_seconds:
                     if packet.stream_index == audio.index:
@@ -162,7 +159,7 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
                 raise VideoError(f"more than {MAX_BYTES:,} bytes of pictures and sound: compress it further")
             packets[packet.stream_index].append(packet)
     except av.FFmpegError as error:
-        notes.append(f"damaged: reading stopped early ({_why(error)})")
+        notes.append(f"damaged: reading stopped early ({error.strerror or error})")
     return packets
 
 
@@ -193,11 +190,10 @@ def _decode_wanted(video: Any, packets: list, wanted: Iterable[float]) -> tuple 
     None where the file's marks do not suffice for that, or where a wanted picture does not come out.
     """
     packets = list(itertools.dropwhile(lambda packet: not packet.is_keyframe, packets))
-    if video.container.format.name == "avi" or any(packet.pts is None for packet in packets):
+    stamps = [packet.pts for packet in packets if not packet.is_discard]
+    if video.container.format.name == "avi" or not stamps or any(packet.pts is None for packet in packets):
         return None
-    stamps = sorted(p.pts for p in packets if not p.is_discard and p.pts >= packets[0].pts)
-    if not stamps:
-        return None
+    stamps = sorted(stamp for stamp in stamps if stamp >= packets[0].pts)
     ticks = next((packet.duration for packet in packets if packet.pts == stamps[-1]), None)
     base, start = float(video.time_base), stamps[0]
     seconds = (stamps[-1] - start) * base + (ticks * base if ticks else _interval(video))
@@ -249,9 +245,8 @@ class _Shown:
 
     def __iter__(self) -> Iterator[tuple[float, Any]]:
         base, last = self.video.time_base, -math.inf
-        ranks = []
-        if self.video.container.format.name == "avi":  # which knows when pictures appear, but not which one
-            ranks = sorted(p.dts for p in self.packets if p.dts is not None)
+        avi = self.video.container.format.name == "avi"  # which knows when pictures appear, but not which one
+        ranks = sorted(p.dts for p in self.packets if avi and p.dts is not None)
         for packet in [*self.packets, None]:
             try:
                 decoded = self.video.codec_context.decode(packet)
@@ -287,36 +282,44 @@ def _to_frame(scaler: VideoReformatter, aspect: float, picture: av.VideoFrame) -
 
 def _audio(audio: Any, packets: list, start: float, max_seconds: float, notes: list[str]) -> tuple[np.ndarray, int]:
     """Decode the sound, float32 (samples,) mono from time `start` of the container's clock, and say its rate in Hz."""
-    pieces: list[np.ndarray] = []  # (channels, samples)
+    mono, pieces = [], []  # (samples,); (channels, samples), about a second of them: what is small is quick
     rate = length = filled = damaged = 0
+
+    def flush() -> None:
+        if pieces:
+            mono.append(to_mono(np.concatenate(pieces, axis=1)))
+            pieces.clear()
+
     for frame in _audio_frames(audio, packets):
         if frame is None:
             damaged += 1
             continue
-        rate = rate or frame.sample_rate
+        if not rate:
+            rate, tick, limit = frame.sample_rate, float(frame.time_base), math.ceil(max_seconds * frame.sample_rate)
         if frame.sample_rate != rate:
             raise VideoError(f"its sound changes from {rate} to {frame.sample_rate} Hz half-way: convert it first")
-        limit = math.ceil(max_seconds * rate)
         piece = frame.to_ndarray()  # planar: (channels, samples); packed: (1, samples × channels)
         if not frame.format.is_planar:
             piece = piece.reshape(-1, len(frame.layout.channels)).T
-        ahead = 0 if frame.pts is None else round((frame.pts * float(frame.time_base) - start) * rate) - length
+        ahead = 0 if frame.pts is None else round((frame.pts * tick - start) * rate) - length
         if not length or abs(ahead) > GAP * rate:  # go by the time stamp
+            flush()
             filled += max(0, ahead) if length else 0
-            pieces.append(np.zeros((1, min(max(0, ahead), limit - length)), np.float32))
-            length += pieces[-1].shape[1]
+            mono.append(np.zeros(min(max(0, ahead), limit - length), np.float32))
+            length += len(mono[-1])
             piece = piece[:, max(0, -ahead) :]
+        if len(pieces) == 40 or (pieces and (len(piece), piece.dtype) != (len(pieces[0]), pieces[0].dtype)):
+            flush()  # the channels may change half-way
         pieces.append(piece[:, : limit - length])
         length += pieces[-1].shape[1]
     if not rate:
-        what = f"not one of {len(packets)} parts of its sound can be decoded"
-        raise VideoError(what if packets else "no sound in it")
+        raise VideoError(f"none of {len(packets)} parts of its sound can be decoded" if packets else "no sound in it")
     if damaged:
         notes.append(f"damaged: {damaged} of {len(packets)} parts of the sound cannot be decoded")
     if filled:
         notes.append(f"gaps in the sound: {filled / rate:.2f} s filled with silence")
-    alike = itertools.groupby(pieces, key=lambda piece: (len(piece), piece.dtype))  # channels may change half-way
-    return np.concatenate([to_mono(np.concatenate(list(run), axis=1)) for _, run in alike]), rate
+    flush()
+    return np.concatenate(mono), rate
 
 
 def _audio_frames(audio: Any, packets: list) -> Iterator[Any]:
@@ -330,8 +333,7 @@ def _audio_frames(audio: Any, packets: list) -> Iterator[Any]:
 
 def _compare_lengths(container: Any, seconds: float, sound: float, notes: list[str]) -> None:
     """Note where the claimed duration or that of the sound is another than that of the pictures."""
-    claimed = (container.duration or 0) / av.time_base
-    if claimed > 0 and abs(claimed - max(seconds, sound)) > 1:
+    if (claimed := (container.duration or 0) / av.time_base) > 0 and abs(claimed - max(seconds, sound)) > 1:
         notes.append(f"claims to last {claimed:.1f} s")
     if abs(sound - seconds) > 0.5:
         notes.append(f"pictures for {seconds:.2f} s, sound for {sound:.2f} s")
