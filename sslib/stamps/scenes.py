@@ -7,9 +7,11 @@ the layout that every other data set has, so that everything after this file is 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shutil
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +19,10 @@ from typing import Any, NamedTuple
 import joblib
 import numpy as np
 from PIL import Image, ImageFilter
-from tqdm.auto import tqdm
 
 from sslib.config import Data, InputError, Stamps
 from sslib.data.layout import Layout, digest
+from sslib.data.parallel import each
 from sslib.stamps.generated import generate_library
 from sslib.stamps.library import Background, Cutout, Library, MediaUnavailable, Recording, fetch_media, load_library
 
@@ -302,18 +304,24 @@ def _require_only_scenes(root: Path) -> None:
 
 
 def _write_split(layout: Layout, data: Data, library: Library, split: str, workers: int) -> None:
-    plans, available = plan_scenes(library, split, data.stamps), select_pool(library, split)
-    # Large arrays go to the workers once, as files in memory that all of them map.
-    parallel = joblib.Parallel(workers, return_as="generator", batch_size=16, max_nbytes="100K")
-    results = parallel(joblib.delayed(_write_scene)(layout, data, available, scene) for scene in plans)
-    rows = [row for rows in tqdm(results, desc=f"composing {split}", total=len(plans)) for row in rows]
+    plans = plan_scenes(library, split, data.stamps)
+    with tempfile.NamedTemporaryFile(suffix=".pool") as file:  # written once, and mapped by all workers
+        joblib.dump(select_pool(library, split), file.name)
+        task = functools.partial(_write_scene, layout, data, file.name)
+        rows_of = dict(each(task, plans, workers=workers, desc=f"composing {split}"))
+    rows = [row for scene in plans for row in rows_of[scene]]
     layout.write_split(split, [row["clip_id"] for row in rows])
     layout.write_annotations(split, {row.pop("clip_id"): row for row in rows})
 
 
-def _write_scene(layout: Layout, data: Data, available: Pool, scene: Plan) -> list[dict[str, Any]]:
+@functools.lru_cache(maxsize=1)
+def _read_pool(path: str) -> Pool:
+    return joblib.load(path, mmap_mode="r")
+
+
+def _write_scene(layout: Layout, data: Data, pool: str, scene: Plan) -> list[dict[str, Any]]:
     """Write the clips of one scene, and return their annotations."""
-    composed, clips = make_scene(available, scene, data.stamps.seed, data.stamps.height)
+    composed, clips = make_scene(_read_pool(pool), scene, data.stamps.seed, data.stamps.height)
     rows = []
     for clip in clips:
         samples, sounding = round(data.seconds * data.sample_rate), composed.objects[clip.sounding]
@@ -321,16 +329,7 @@ def _write_scene(layout: Layout, data: Data, available: Pool, scene: Plan) -> li
         layout.write_clip(clip.clip_id, composed.image, audio, data.sample_rate)
         if scene.split != "train":
             layout.write_mask(clip.clip_id, sounding.mask)
-        rows.append(
-            {
-                "clip_id": clip.clip_id,
-                "class": scene.classes[clip.sounding],
-                "recording": clip.recording.name,
-                "picture": sounding.cutout.name,
-                "background": composed.background.name,
-                "scene": scene.name,
-                "objects": list(scene.classes),
-                "boxes": [bounding_box(sounding.mask)],
-            }
-        )
+        row = {"clip_id": clip.clip_id, "class": scene.classes[clip.sounding], "recording": clip.recording.name}
+        row |= {"picture": sounding.cutout.name, "background": composed.background.name, "scene": scene.name}
+        rows.append(row | {"objects": list(scene.classes), "boxes": [bounding_box(sounding.mask)]})
     return rows
