@@ -225,8 +225,7 @@ def overlap(predicted: Bool[np.ndarray, "*pixels"], ground_truth: Shaped[np.ndar
         return np.nan
     marked = ground_truth > 0
     inside = np.count_nonzero(predicted & marked)
-    binary = np.count_nonzero(marked) == total
-    both = inside if binary else (ground_truth * predicted).sum(dtype=np.float64)
+    both = inside if np.count_nonzero(marked) == total else (ground_truth * predicted).sum(dtype=np.float64)
     return float(both / (total + np.count_nonzero(predicted) - inside))
 
 
@@ -284,7 +283,7 @@ def area_group(areas: Float[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
     an area equal to the first of them is medium.
     """
     names = np.array(["small", "medium", "large", "huge"])[np.searchsorted(VGGSS_QUARTILES, areas, side="right")]
-    return np.where(np.asarray(areas) == 0, "empty", names)
+    return np.where(areas == 0, "empty", names)
 
 
 # Aggregates -----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from sslib.evaluation import protocols
 from sslib.evaluation.tables import METHODS, NEGATIVES
 from sslib.prediction import OtherAudio
 
-CONTROLS = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
+MODEL_FREE = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
 SUFFIXES: dict[metrics.Rule, str] = {
     "median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive",
 }  # fmt: skip
@@ -188,7 +188,7 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
         For maps that are not finite, naming the clips.
     """
     known = clip_table(clips)
-    keys = [key for key in METHODS if key[0] in CONTROLS or array_name(*key) in arrays]
+    keys = [key for key in METHODS if key[0] in MODEL_FREE or array_name(*key) in arrays]
     columns: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {key: [] for key in keys}
     areas = []
     for start in range(0, len(clips.ids), BLOCK):
@@ -196,7 +196,7 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
         ids, source, ground_truth = clips.ids[rows], known["source"][rows].to_numpy(), load_ground_truth(clips, rows)
         areas.append(ground_truth.boxes.mean(axis=(1, 2)))
         for kind, condition in keys:
-            if kind in CONTROLS:
+            if kind in MODEL_FREE:
                 found = _of_control(kind, ground_truth, source)
             elif condition in NEGATIVES:
                 found = _of_negative(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ids)
