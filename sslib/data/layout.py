@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from sslib.config import InputError
 from sslib.data.media import encode_flac, encode_jpeg
@@ -176,6 +175,8 @@ class Layout:
         the digest of composed scenes, or else (unless `sizes` is false) from the sizes of first frames and sounds; it
         is empty where none of these is known.
         """
+        import pandas as pd  # slow to import, and of no use to workers
+
         ids, manifest = self.ids(split), self.root / "manifest.csv"
         if manifest.is_file():
             rows = pd.read_csv(manifest, dtype=str, keep_default_na=False).query("outcome == 'ok'").set_index("id")
@@ -225,12 +226,9 @@ class Layout:
         write_atomic(self.root / "audios" / f"{clip_id}.flac", encode_flac(waveform, sample_rate))
 
     def replace_clip(self, clip_id: str, frames: list[bytes], audio: bytes) -> None:
-        """Write JPEG frames and FLAC sound under other names, then rename: each is whole, or not there.
-
-        Another process may do the same at the same time: a cluster gives the work of a slow worker to a second one.
-        """
+        """Write JPEG frames and FLAC sound under other names, then rename: each is whole, or not there."""
         if self._holds(clip_id, frames, audio):
-            return  # a late second one takes nothing away, even for a moment
+            return  # a cluster gives a slow worker's clip to a second one: the later one takes nothing away
         partial = self.root / PARTIAL / uuid.uuid4().hex
         for folder in partial / "frames", self.root / "video_frames", self.root / "audios":
             folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,6 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from sslib.config import InputError, SslibError
@@ -311,6 +310,8 @@ def encode(path: Path, settings: Settings) -> tuple[list[bytes], bytes, dict[str
 
 def _finish(layout: Layout, settings: Settings, journal: Journal, found: list[Row]) -> Prepared:
     """Write the list, the manifest and what the folder is."""
+    import pandas as pd  # slow to import, and of no use to decoders
+
     sources, refused = {row.id for row in found if not row.reason}, {row.source: row for row in found if row.reason}
     rows = []
     for row in journal.rows.values():
@@ -323,8 +324,7 @@ def _finish(layout: Layout, settings: Settings, journal: Journal, found: list[Ro
         rows.append(replace(row, notes="; ".join(filter(None, [row.notes, why and f"kept; its source: {why}"]))))
     rows = sorted([*rows, *refused.values()], key=lambda row: (row.source, row.id))
     layout.write_split("all", sorted(row.id for row in rows if row.outcome == "ok"))
-    columns = [field.name for field in fields(Row)][:-4]
-    table = pd.DataFrame(map(asdict, rows), columns=columns, dtype=object)
+    table = pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(Row)][:-4], dtype=object)
     path = write_atomic(layout.root / "manifest.csv", table.to_csv(index=False, lineterminator="\n"))
     reasons = Counter(row.reason.partition(" (")[0] for row in rows if row.outcome != "ok")
     _describe(layout, settings, journal, complete=True, rejected=reasons.total())
