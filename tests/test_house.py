@@ -1,5 +1,7 @@
 """The house: pins, notebook pairs and imports that must agree with each other."""
 
+import ast
+import graphlib
 import importlib
 import os
 import pkgutil
@@ -153,6 +155,36 @@ def test_make_knows_its_targets(tmp_path):
     (tmp_path / ".venv" / ".synced").touch()
     assert plan("test").strip() == '".venv/bin/python" -m pytest'
     assert plan("demo").strip() == '".venv/bin/python" -m sslib run notebooks/configs/demo.yaml'
+
+
+def imports():
+    """The modules of sslib that each module of sslib imports."""
+    names = {file: ".".join(file.relative_to(ROOT).with_suffix("").parts) for file in (ROOT / "sslib").rglob("*.py")}
+    graph = {}
+    for file, name in names.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sslib":
+                inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(names.values())
+                graph[name] |= inside or {node.module}
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names if alias.name.split(".")[0] == "sslib"}
+    return graph
+
+
+def test_imports_only_go_down_the_floors_and_in_no_circle():
+    floors = {"config": 1, "data": 2, "core": 3, "stamps": 3, "evaluation": 4, "report": 5, "__main__": 6}
+
+    def room(module):
+        name = module.split(".")[1] if "." in module else "config"  # sslib itself holds nothing
+        return name if name in floors else "core"
+
+    graph = imports()
+    for module, used in graph.items():
+        for other in used:
+            below = floors[room(other)] < floors[room(module)]
+            assert below or room(other) == room(module), f"{module} imports {other}, which is not below it"
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 def test_torch_is_loaded_after_sslib_decided_how_its_threads_wait():
