@@ -166,7 +166,7 @@ def test_experiments_of_another_version_say_so(tmp_path):
 
 def test_players(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"jpeg")
-    found = BeautifulSoup(text.players(["<x>", "y"], [np.zeros(8)] * 2, 8000, [tmp_path / "a.jpg"]).data, "html.parser")
+    found = BeautifulSoup(text.players(["<x>", "y"], [np.zeros(8), np.full(8, 1.01)], 8000, [tmp_path / "a.jpg"]).data, "html.parser")
     assert [caption.text for caption in found.find_all("figcaption")] == ["<x>", "y"]
     assert len(found.find_all("audio")) == 2
     assert [(image["alt"], image["src"]) for image in found.find_all("img")] == [

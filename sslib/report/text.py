@@ -77,9 +77,9 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def players(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, images: Sequence[Path] = ()) -> HTML:
-    """Return players of sounds (samples,) in [-1, 1], each below its title and, where given, its JPEG file."""
+    """Return players of sounds (samples,), clipped to [-1, 1], each below its title and, where given, its JPEG file."""
     jpegs = [base64.b64encode(path.read_bytes()).decode() for path in images]
-    sounds = [Audio(waveform, rate=rate, normalize=False)._repr_html_() for waveform in waveforms]
+    sounds = [Audio(np.clip(w, -1, 1), rate=rate, normalize=False)._repr_html_() for w in waveforms]
     cells = list(zip_longest(titles, sounds, jpegs))
     return HTML(HTML_TEMPLATES.get_template("players.html.j2").render(cells=cells))
 
