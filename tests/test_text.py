@@ -166,7 +166,8 @@ def test_experiments_of_another_version_say_so(tmp_path):
 
 def test_players(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"jpeg")
-    found = BeautifulSoup(text.players(["<x>", "y"], [np.zeros(8), np.full(8, 1.01)], 8000, [tmp_path / "a.jpg"]).data, "html.parser")
+    sounds = [np.zeros(8), np.full(8, 1.01)]
+    found = BeautifulSoup(text.players(["<x>", "y"], sounds, 8000, [tmp_path / "a.jpg"]).data, "html.parser")
     assert [caption.text for caption in found.find_all("figcaption")] == ["<x>", "y"]
     assert len(found.find_all("audio")) == 2
     assert [(image["alt"], image["src"]) for image in found.find_all("img")] == [
