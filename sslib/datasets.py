@@ -46,13 +46,9 @@ class AVDataset(Dataset):
     annotated : also read boxes and masks.
     loader : read the folder's files or its store (default: as ``data.loader`` says).
 
-    Raises
-    ------
-    FileNotFoundError, InputError
-        When the folder or the list is missing or empty, no clip of it is there (with ``data.require_all``: one clip
-        is not), or a clip of an annotated list has no annotation.
-    StoreError
-        When the store cannot be used.
+    Raises ``FileNotFoundError`` or ``InputError`` when the folder or the list is missing or empty, no clip of it is
+    there (with ``data.require_all``: one clip is not), or a clip of an annotated list has no annotation; ``StoreError``
+    when the store cannot be used.
     """
 
     def __init__(

@@ -190,10 +190,8 @@ def ciou(
     g. With a mask as ground truth it is the plain IoU, and its mean AVSBench's mIoU (which gives clips without an
     object a value of their own). NaN where the ground truth is empty.
 
-    Raises
-    ------
-    InputError
-        For heatmaps or ground truths that are not finite (naming the clips), or not equally many of both.
+    Raises ``InputError`` for heatmaps or ground truths that are not finite (naming the clips), or not equally many of
+    both.
     """
     _check_pair(heatmaps, ground_truth)
     return ciou_by_rule(heatmaps, ground_truth, (rule,), threshold, ids)[rule]

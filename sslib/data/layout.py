@@ -52,11 +52,8 @@ class ClipError(InputError):
 def check_id(clip_id: str) -> str:
     """Return `clip_id` if it can be a file name below the data folder, and text on a page.
 
-    Raises
-    ------
-    ClipError
-        For an empty id; for one that would leave the folder (``../``, a path, a drive); for one that would be markup on
-        a page (``<script>``; a backtick ends the code that it stands in).
+    Raises ``ClipError`` for an empty id; for one that would leave the folder (``../``, a path, a drive); for one that
+    would be markup on a page (``<script>``; a backtick ends the code that it stands in).
     """
     if not clip_id or clip_id in {".", ".."} or any(c in FORBIDDEN for c in clip_id):
         raise ClipError(clip_id, f"not a clip id: it must be a plain name without any of {' '.join(FORBIDDEN[1:])}")
@@ -100,10 +97,7 @@ class Layout:
     def frames(self, clip_id: str) -> dict[int, Path]:
         """List the clip's frames by their numbers (1-based), in order.
 
-        Raises
-        ------
-        ClipError
-            When the clip has no frames, or one whose name is no number or that of another one.
+        Raises ``ClipError`` when the clip has no frames, or one whose name is no number or that of another one.
         """
         folder = self.root / "video_frames" / check_id(clip_id)
         found: dict[int, Path] = {}
@@ -119,10 +113,7 @@ class Layout:
     def audio(self, clip_id: str) -> Path:
         """Find the clip's sound file.
 
-        Raises
-        ------
-        ClipError
-            When there is none.
+        Raises ``ClipError`` when there is none.
         """
         stem = self.root / "audios" / check_id(clip_id)
         for suffix in AUDIO_SUFFIXES:
@@ -137,12 +128,8 @@ class Layout:
     def ids(self, split: str) -> list[str]:
         """Read the clip ids of a list.
 
-        Raises
-        ------
-        FileNotFoundError
-            When the data folder or the list is missing.
-        InputError
-            When the list is empty or names a clip twice.
+        Raises ``FileNotFoundError`` when the data folder or the list is missing; ``InputError`` when the list is empty
+        or names a clip twice.
         """
         path = self._split(split)
         if not self.root.is_dir():
@@ -321,10 +308,7 @@ def split_by_video(ids: Sequence[str], parts: int, fraction: float = SPLIT_FRACT
     Videos are ordered by the SHA-256 of their name: the same clips give the same lists on any machine, and what they
     are called says nothing about where they go. Every list gets a video at least.
 
-    Raises
-    ------
-    InputError
-        When there are fewer videos than lists.
+    Raises ``InputError`` when there are fewer videos than lists.
     """
     clips: dict[str, list[str]] = defaultdict(list)
     for clip_id in sorted(ids):

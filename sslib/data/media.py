@@ -43,14 +43,9 @@ def read_image(source: Path | bytes, size: int | None = None) -> np.ndarray:
     source : a file, or the encoded bytes.
     size : squash the picture to a square of this side (bilinear, antialiased); by default it keeps its size.
 
-    Returns
-    -------
-    uint8 (3, H, W)
+    Returns uint8 (3, H, W)
 
-    Raises
-    ------
-    MediaError
-        When the bytes are no picture, or only part of one.
+    Raises ``MediaError`` when the bytes are no picture, or only part of one.
     """
     try:
         with Image.open(_file(source)) as image:
@@ -71,14 +66,9 @@ def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
     ----------
     size : squash the mask to a square of this side (nearest pixel); by default it keeps its size.
 
-    Returns
-    -------
-    bool (H, W)
+    Returns bool (H, W)
 
-    Raises
-    ------
-    MediaError
-        As :func:`read_image`.
+    Raises ``MediaError`` as :func:`read_image`.
     """
     mask = (read_image(source) > 0).any(axis=0)
     if size is None:
@@ -89,14 +79,9 @@ def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
 def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
     """Decode a sound file (WAV, FLAC, OGG, MP3) to mono by averaging the channels, resampled by soxr (HQ).
 
-    Returns
-    -------
-    int16 (samples,)
+    Returns int16 (samples,)
 
-    Raises
-    ------
-    MediaError
-        When the bytes are no sound, hold no sample, or hold values that are not finite.
+    Raises ``MediaError`` when the bytes are no sound, hold no sample, or hold values that are not finite.
     """
     try:
         channels, rate = soundfile.read(_file(source), dtype="float32", always_2d=True)  # (samples, channels)
@@ -148,10 +133,7 @@ def upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
 def read_flac(source: Path) -> bytes:
     """FLAC bytes of a sound file: its own where it is one, else a lossless 16-bit copy at its own rate, mono.
 
-    Raises
-    ------
-    MediaError
-        As :func:`read_audio`: the sound is decoded once in any case.
+    Raises ``MediaError`` as :func:`read_audio`: the sound is decoded once in any case.
     """
     try:
         info = soundfile.info(source)
@@ -211,10 +193,7 @@ class ClipWindow:
     def time_of(self, samples: int, position: float = 0.5) -> float:
         """Choose the time to use, in s, in a clip of `samples`; one that is not named is at `position` of its length.
 
-        Raises
-        ------
-        MediaError
-            When the clip ends before ``data.time``.
+        Raises ``MediaError`` when the clip ends before ``data.time``.
         """
         length = samples / self.sample_rate
         if isinstance(self.time, str):
@@ -230,10 +209,7 @@ class ClipWindow:
         nearer to a next. A single picture is a still and serves every time. Where no time is named (middle, random) and
         sound goes on after the pictures, it is the last one.
 
-        Raises
-        ------
-        MediaError
-            When that frame is not there.
+        Raises ``MediaError`` when that frame is not there.
         """
         number, last = self.frame or int(time * self.frame_rate + 0.5) + 1, max(there)
         if number in there:
@@ -264,14 +240,9 @@ class ClipWindow:
         ----------
         position : see :meth:`time_of`.
 
-        Returns
-        -------
-        int16 (self.samples,), and the time in s
+        Returns int16 (self.samples,), and the time in s
 
-        Raises
-        ------
-        MediaError
-            As :func:`read_audio` and :meth:`time_of`.
+        Raises ``MediaError`` as :func:`read_audio` and :meth:`time_of`.
         """
         try:
             with soundfile.SoundFile(_file(source)) as file:

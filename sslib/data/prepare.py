@@ -130,14 +130,9 @@ def prepare(
     workers, scheduler : processes here, or a Dask cluster; see ``parallel.each``.
     retry : also try rejected clips again whose source has not changed.
 
-    Raises
-    ------
-    FileNotFoundError, InputError
-        When there is no folder `raw`; when a setting makes no sense.
-    PreparationAborted
-        When `data` cannot be written (full, read-only) or holds another data set.
-    FolderLocked
-        When another process prepares the same folder.
+    Raises ``FileNotFoundError`` or ``InputError`` when there is no folder `raw`; when a setting makes no sense;
+    ``PreparationAborted`` when `data` cannot be written (full, read-only) or holds another data set; ``FolderLocked``
+    when another process prepares the same folder.
     """
     raw, layout = Path(raw).absolute(), Layout(Path(data).absolute())
     rates = (float(frame_rate), None) if at is None else (None, float(at))
@@ -292,10 +287,7 @@ def _decoder() -> KillableProcess:
 def encode(path: Path, settings: Settings) -> tuple[list[bytes], bytes, dict[str, Any]]:
     """Decode a video to JPEG frames, FLAC sound and the facts of its row; runs in the process that can be killed.
 
-    Raises
-    ------
-    video.VideoError
-        When it is no usable video, or its sound is silence.
+    Raises ``video.VideoError`` when it is no usable video, or its sound is silence.
     """
     rates = {"frame_rate": settings.frame_rate or 1.0, "at": settings.at, "sample_rate": settings.sample_rate}
     clip = video.read(path, **rates, max_seconds=settings.max_seconds)

@@ -61,10 +61,8 @@ def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, 
     window : keep only the frame and the sound that one configuration uses.
     workers, scheduler : as in :func:`sslib.data.parallel.each`.
 
-    Raises
-    ------
-    StoreError
-        When the disk is too small; when clips cannot be read: all of them are listed, with the reasons.
+    Raises ``StoreError`` when the disk is too small; when clips cannot be read: all of them are listed, with the
+    reasons.
     """
     root = Path(root).absolute()
     path, (shards, meta) = root / STORE_NAME, _plan(root, window)

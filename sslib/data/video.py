@@ -74,10 +74,8 @@ def read(
     max_seconds : a longer video is refused; sound that goes on for longer is cut. What counts is what the file holds,
         not the duration that it claims.
 
-    Raises
-    ------
-    VideoError
-        When the file is no video, has no picture, no sound or no picture at the wanted time, or is too long or large.
+    Raises ``VideoError`` when the file is no video, has no picture, no sound or no picture at the wanted time, or is
+    too long or large.
     """
     if not path.stat().st_size:
         raise VideoError("an empty file (0 bytes)")

@@ -32,10 +32,7 @@ class ResultsError(InputError):
 def read_summary(run: Path) -> dict[str, Any]:
     """Read ``summary.json`` of an evaluated run.
 
-    Raises
-    ------
-    ResultsError
-        When there is none, and when another version of sslib wrote it.
+    Raises ``ResultsError`` when there is none, and when another version of sslib wrote it.
     """
     path = run / "summary.json"
     if not path.is_file():
@@ -81,9 +78,7 @@ def verdict(tables: list[Row], differences: list[Row]) -> Verdict | None:
     ----------
     tables, differences : rows of one measure on the same clips, see :func:`sslib.evaluation.tables.summarize`.
 
-    Returns
-    -------
-    None where there is no control. The interval is that of the paired difference.
+    Returns None where there is no control. The interval is that of the paired difference.
     """
     gains = {row["control"]: row for row in differences}
     values = {row["method"]: row["value"] for row in tables if row["method"] in gains}
@@ -126,16 +121,11 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
     a seed is no more like its namesake than like any other, so any pairing is as good. Seeds without a partner are left
     out of gains. Intervals resample recordings and seeds.
 
-    Returns
-    -------
-    One row per list, subset, measure and configuration: protocol, split, subset, measure, run, seeds, value, low, high,
-    clips, clusters, all_clips (of the union of the runs), and for all but the first configuration gain, gain_low,
-    gain_high, gain_seeds (pairs of seeds) and outcome.
+    Returns one row per list, subset, measure and configuration: protocol, split, subset, measure, run, seeds, value,
+    low, high, clips, clusters, all_clips (of the union of the runs), and for all but the first configuration gain,
+    gain_low, gain_high, gain_seeds (pairs of seeds) and outcome.
 
-    Raises
-    ------
-    ResultsError
-        For a run that is not evaluated, and runs without common clips.
+    Raises ``ResultsError`` for a run that is not evaluated, and runs without common clips.
     """
     values = {run: _model_rows(run) for group in groups for run in group.runs}
     common, union = _common([*values.values()])

@@ -85,10 +85,7 @@ class GroundTruth(NamedTuple):
 def load_ground_truth(clips: AnnotatedClips, rows: slice = slice(None)) -> GroundTruth:
     """Load the ground truth of the clips `rows`, in parts: that of 5,000 clips is larger than 1 GB.
 
-    Raises
-    ------
-    MediaError
-        For a mask that cannot be read, naming its file.
+    Raises ``MediaError`` for a mask that cannot be read, naming its file.
     """
     ids = clips.ids[rows]
     boxes = np.stack([metrics.ground_truth_map(clips.annotations[clip_id]) for clip_id in ids]).astype(np.float32)
@@ -160,9 +157,7 @@ def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
     maps : by :func:`array_name`. A map that no sound went into (``visual_only``) is what it is for silence
         too.
 
-    Returns
-    -------
-    kind of map -> threshold on the raw map.
+    Returns kind of map -> threshold on the raw map.
     """
     negatives = {kind: [array_name(kind, name) for name in NEGATIVES] for kind in ("similarity", "untrained")}
     negatives |= {kind: [kind] for kind in ("visual_only", "visual_only_mean")}
@@ -182,10 +177,7 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
         image with every sound, there is retrieval.
     thresholds : kind of map -> universal threshold; without one, what needs it is NaN.
 
-    Raises
-    ------
-    InputError
-        For maps that are not finite, naming the clips.
+    Raises ``InputError`` for maps that are not finite, naming the clips.
     """
     known = clip_table(clips)
     keys = [key for key in METHODS if key[0] in MODEL_FREE or array_name(*key) in arrays]

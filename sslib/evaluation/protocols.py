@@ -53,14 +53,10 @@ def detection_statistic(
     positive : whether the clip has a visible source.
     ciou : NaN allowed for clips without one. NaN for a positive (an empty ground truth) is an error: leave it out.
 
-    Returns
-    -------
-    Function from how often each clip counts, (R, N), to (AP, max-F1, LocAcc) of each row; NaN where none is positive.
+    Returns function from how often each clip counts, (R, N), to (AP, max-F1, LocAcc) of each row; NaN where none is
+    positive.
 
-    Raises
-    ------
-    ValueError
-        For confidences that are not finite and positives without a cIoU, naming their rows.
+    Raises ``ValueError`` for confidences that are not finite and positives without a cIoU, naming their rows.
     """
     if bad := np.flatnonzero(~np.isfinite(score) | (positive & np.isnan(ciou))).tolist():
         raise ValueError(f"clips without a finite confidence, or positives without a cIoU, at rows {bad[:10]}")
@@ -185,9 +181,7 @@ def iiou(ciou: Float[np.ndarray, " N"], scenes: Sequence[str] | np.ndarray) -> F
     these values and IAUC ``metrics.auc``; with cIoU under ``adaptive`` they are the adaptive variants. NaN for scenes
     with fewer than two clips (nothing to tell apart) and where a clip has no value.
 
-    Returns
-    -------
-    One value a scene, scenes sorted by name.
+    Returns one value a scene, scenes sorted by name.
     """
     names, index, clips = np.unique(np.asarray(scenes), return_inverse=True, return_counts=True)
     value = np.full(len(names), np.inf)
@@ -266,9 +260,7 @@ def recalls(
     ----------
     answers : beginning of a column -> which sounds (columns) are right for which images (rows).
 
-    Returns
-    -------
-    Columns such as ``r5_image_to_audio``.
+    Returns columns such as ``r5_image_to_audio``.
     """
     columns = {}
     for prefix, right in answers.items():

@@ -53,14 +53,10 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     run : the folder with ``checkpoint.pt``.
     config : where the test data lie and how sure results shall be; by default the checkpoint's own configuration.
 
-    Returns
-    -------
-    Path of ``summary.json``; it is written last, so a folder that has one is evaluated.
+    Returns path of ``summary.json``; it is written last, so a folder that has one is evaluated.
 
-    Raises
-    ------
-    CheckpointError
-        When the checkpoint cannot be used, or was trained on other images and sounds than `config` would make.
+    Raises ``CheckpointError`` when the checkpoint cannot be used, or was trained on other images and sounds than
+    `config` would make.
     """
     model, trained = checkpoint.load_model(run / checkpoint.NAME)
     config = trained if config is None else config
@@ -130,10 +126,8 @@ def calibrate(
 ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
     """Find the universal threshold from negative sounds on the validation list, never from a clip of a test list.
 
-    Returns
-    -------
-    The maps it came from (for ``maps.npz``), the threshold of each kind of map, and where it came from in words.
-    Without a validation list there is none, and what needs it stays empty.
+    Returns the maps it came from (for ``maps.npz``), the threshold of each kind of map, and where it came from in
+    words. Without a validation list there is none, and what needs it stays empty.
     """
     split = config.data.val
     dataset, used, reason = _untested(config)
@@ -214,14 +208,10 @@ def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Pa
     maps : .npz file in the form of ``maps.npz``, see above, or a folder as :func:`read_folder` takes it.
     config : where the list, the annotations and the masks lie (``data.root``); images and sounds are not needed.
 
-    Returns
-    -------
-    Path of ``summary.json``, and which clips had a map.
+    Returns path of ``summary.json``, and which clips had a map.
 
-    Raises
-    ------
-    MapError
-        For maps that are no arrays of finite numbers, one map for each of their ids, and when no listed clip has one.
+    Raises ``MapError`` for maps that are no arrays of finite numbers, one map for each of their ids, and when no listed
+    clip has one.
     """
     layout = Layout(config.data.root)
     found = read_folder(maps, split, config.data.val) if maps.is_dir() else _load(maps)

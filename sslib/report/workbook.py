@@ -75,12 +75,8 @@ def run(
     overrides : nested mapping of literals that replace values of the file.
     index : renew ``reports/index.html`` at the end; a part of a larger run leaves that to its parent.
 
-    Raises
-    ------
-    ConfigError
-        For a configuration that cannot be used.
-    NotebookError
-        When a notebook does not fit the runner or when one of its cells fails.
+    Raises ``ConfigError`` for a configuration that cannot be used; ``NotebookError`` when a notebook does not fit the
+    runner or when one of its cells fails.
     """
     file, overrides = find(path), overrides or {}
     root = root_for(file)  # a file outside any clone means the one we stand in
@@ -116,10 +112,8 @@ def run_variants(
     jobs : so many at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
         otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other.
 
-    Raises
-    ------
-    NotebookError, ConfigError
-        Of the first variant that fails; those under way are stopped, and go on from there when run again.
+    Raises ``NotebookError`` or ``ConfigError`` of the first variant that fails; those under way are stopped, and go on
+    from there when run again.
     """
     if jobs == 1:
         return {key: run(path, only, force, overrides, index=False) for key, overrides in variants.items()}

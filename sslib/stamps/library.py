@@ -110,12 +110,8 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
     .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
     release of its package) is not used.
 
-    Raises
-    ------
-    MediaUnavailable
-        When no scene could be composed of what was found.
-    NotADirectoryError
-        When the folder given by hand is not there.
+    Raises ``MediaUnavailable`` when no scene could be composed of what was found; ``NotADirectoryError`` when the
+    folder given by hand is not there.
     """
     folder, tried, entries = Path(folder), [], read_manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
@@ -281,10 +277,7 @@ def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
 def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all"] = "demo") -> Library:
     """Read the cut-outs, recordings (at `sample_rate` Hz) and places that `fetch_media` brought to `folder`.
 
-    Raises
-    ------
-    MediaUnavailable
-        When no scene could be composed of what is there.
+    Raises ``MediaUnavailable`` when no scene could be composed of what is there.
     """
     entries = read_manifest(subset)
     missing = _require_enough(Path(folder), entries, [])
