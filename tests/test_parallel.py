@@ -130,7 +130,7 @@ def test_workers_end_with_the_main_process(tmp_path, number):
         os.killpg(main.pid, number)
     else:
         main.kill()
-    output = main.communicate(timeout=20)[1]
+    output = main.communicate(timeout=60)[1]
     assert len(pids(tmp_path)) == 2 and wait_for_end(pids(tmp_path))
     if number == signal.SIGINT:
         assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")

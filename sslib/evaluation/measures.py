@@ -3,11 +3,13 @@
 A row is a clip x sound condition x kind of map, with every measure that a single clip can have. Maps come as a
 dictionary of arrays over the clips of one list, named as in ``maps.npz``; where they come from, a model of ours or
 anybody's, is not known here. Controls that need no model are added.
+
+To add a metric, compute a column in :func:`_localization`, from the maps at the size of the ground truth, and give it a
+line in ``CLIP_MEASURES``: the tables, their intervals, differences and verdicts take it from there.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,16 +22,56 @@ from sslib.data import media
 from sslib.data.layout import Layout, video_of
 from sslib.datasets import AVDataset
 from sslib.evaluation import protocols
-from sslib.evaluation.tables import METHODS, NEGATIVES
-from sslib.prediction import OtherAudio
 
+NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the image makes
+MODEL = "model"
+METHODS = {  # kind of map and sound condition, and how tables call what they make together
+    ("similarity", "own"): MODEL,
+    ("similarity", "shuffled"): "model, shuffled sounds",
+    ("untrained", "own"): "untrained weights",
+    ("visual_only", "none"): "visual-only (foreground nodes)",
+    ("visual_only_mean", "none"): "visual-only (all nodes)",
+    ("whole_image", "none"): "whole image",
+    ("centre_square", "none"): "centre square",
+    ("oracle", "none"): "oracle ranking",
+    ("random_order", "none"): "random order",
+    ("similarity", "silence"): "model, silence",
+    ("similarity", "noise"): "model, noise",
+    ("similarity", "offscreen"): "model, offscreen",
+    ("untrained", "silence"): "untrained weights, silence",
+    ("untrained", "noise"): "untrained weights, noise",
+    ("untrained", "offscreen"): "untrained weights, offscreen",
+}
 MODEL_FREE = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
-SUFFIXES: dict[metrics.Rule, str] = {
-    "median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive",
-}  # fmt: skip
+SUFFIXES: dict[metrics.Rule, str] = {"median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive"}
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
 MAX_CLIPS = 1000  # of sounds swapped within a scene: their ground truth is 250 MB
 AVSBENCH_LEVEL = 127  # of 0 … 254: the threshold 0.5
+
+
+class Measure(NamedTuple):
+    """One column of a table."""
+
+    key: str
+    label: str
+    protocol: str
+    higher_is_better: bool = True
+
+
+CLIP_MEASURES = (  # those that `_localization` computes for every clip
+    Measure("success", "success rate at 0.5, median threshold", "localization"),
+    Measure("auc", "AUC, median threshold", "localization"),
+    Measure("success_top_half", "success rate at 0.5, top half threshold", "localization"),
+    Measure("auc_top_half", "AUC, top half threshold", "localization"),
+    Measure("success_fixed", "success rate at 0.5, universal threshold", "localization"),
+    Measure("auc_fixed", "AUC, universal threshold", "localization"),
+    Measure("success_adaptive", "success rate at 0.5, adaptive threshold", "localization"),
+    Measure("auc_adaptive", "AUC, adaptive threshold", "localization"),
+    Measure("pointing", "pointing accuracy", "masks"),
+    Measure("miou", "mean IoU, adaptive threshold", "masks"),
+    Measure("miou_half", "mean IoU, threshold 0.5 of the scaled map", "masks"),
+    Measure("f", "F (β² = 0.3)", "masks"),
+)
 
 
 # What is known of the clips -------------------------------------------------------------------------------------------
@@ -118,30 +160,6 @@ def clip_table(clips: AnnotatedClips) -> pd.DataFrame:
     )
 
 
-# Other sounds for the same images -------------------------------------------------------------------------------------
-
-
-def counterfactual_sounds(clips: AnnotatedClips, seed: int = 0) -> dict[str, OtherAudio]:
-    """Choose what :func:`sslib.prediction.predict` shall play beside each clip's own sound.
-
-    ``shuffled``: the sound of a random other clip, of another class. ``offscreen``: that of a clip whose class is not
-    among the `objects` of the image (where these are not known: of another class). ``silence`` and ``noise``. Where
-    a list has no such sound for one of its clips, that kind is left out, with a warning.
-    """
-    sounds: dict[str, OtherAudio] = {"silence": protocols.silence, "noise": protocols.noise}
-    labels = np.asarray(clips.classes)
-    visible = [{own, *(held or ())} for held, own in zip(clips.field("objects"), clips.classes, strict=True)]
-    excluded = {"shuffled": [{own} for own in clips.classes], "offscreen": visible}
-    for number, (name, classes) in enumerate(excluded.items()):
-        choices = [np.flatnonzero(~np.isin(labels, list(unwanted))) for unwanted in classes]
-        if all(len(choice) for choice in choices):
-            rng = np.random.default_rng([seed, number])
-            sounds[name] = np.array([rng.choice(choice) for choice in choices])
-        else:
-            warnings.warn(f"list {clips.split!r} has too few classes: no {name} sounds", stacklevel=2)
-    return sounds
-
-
 def array_name(kind: str, condition: str) -> str:
     """Name the array of a kind of map under a sound condition in ``maps.npz``."""
     if condition in ("own", "none"):
@@ -150,14 +168,9 @@ def array_name(kind: str, condition: str) -> str:
 
 
 def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Find one universal threshold for each kind of map, from maps of validation clips (Juanola et al. 2024).
+    """Find the universal threshold of each kind of map, from maps of validation clips by :func:`array_name`.
 
-    Parameters
-    ----------
-    maps : by :func:`array_name`. A map that no sound went into (``visual_only``) is what it is for silence
-        too.
-
-    Returns kind of map -> threshold on the raw map.
+    A map that no sound went into (``visual_only``) is what it is for silence too. (Juanola et al. 2024.)
     """
     negatives = {kind: [array_name(kind, name) for name in NEGATIVES] for kind in ("similarity", "untrained")}
     negatives |= {kind: [kind] for kind in ("visual_only", "visual_only_mean")}
@@ -251,11 +264,7 @@ def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray) -> dic
 
 
 def _localization(
-    ciou: Mapping[metrics.Rule, np.ndarray],
-    miou: np.ndarray,
-    maps: np.ndarray,
-    masks: np.ndarray,
-    ids: metrics.Ids = None,
+    ciou: Mapping[str, np.ndarray], miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: metrics.Ids = None
 ) -> dict[str, np.ndarray]:
     """Name the columns of boxes (from their `ciou` under each rule) and compute those of masks."""
     columns: dict[str, np.ndarray] = {}

@@ -25,11 +25,10 @@ import torch
 from sslib import checkpoint, datasets
 from sslib.config import Config, InputError, portable
 from sslib.data.layout import Layout, write_atomic
-from sslib.evaluation import comparison, measures, tables
-from sslib.evaluation.measures import AnnotatedClips, array_name, measure
-from sslib.evaluation.tables import METHODS, NEGATIVES
+from sslib.evaluation import comparison, measures, protocols, tables
+from sslib.evaluation.measures import METHODS, NEGATIVES, AnnotatedClips, array_name, measure
 from sslib.model import SoundLocalizer
-from sslib.prediction import predict
+from sslib.prediction import OtherAudio, predict
 
 # What a model sees and hears, and what it is. No keys: all of the section.
 INPUTS = {
@@ -108,7 +107,7 @@ def predict_all(
     Names are those of :func:`sslib.evaluation.measures.array_name`; with `pairs`, ``pair_scores`` compares all images
     with all sounds; ``shuffled_with`` and ``offscreen_with`` say whose sound was played.
     """
-    sounds = measures.counterfactual_sounds(AnnotatedClips.of(dataset), config.seed)
+    sounds = counterfactual_sounds(AnnotatedClips.of(dataset), config.seed)
     clips = datasets.load_in_memory(dataset, device) if config.data.in_memory else dataset
     trained = predict(model, clips, config, device, sounds, pairs)
     unheard = {name: sound for name, sound in sounds.items() if name in NEGATIVES}
@@ -119,6 +118,27 @@ def predict_all(
     arrays |= {array_name("untrained", "own"): blank.maps["similarity"]}
     arrays |= {array_name("untrained", name): blank.maps[name] for name in unheard}
     return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
+
+
+def counterfactual_sounds(clips: AnnotatedClips, seed: int = 0) -> dict[str, OtherAudio]:
+    """Choose what :func:`sslib.prediction.predict` shall play beside each clip's own sound.
+
+    ``shuffled``: the sound of a random other clip, of another class. ``offscreen``: that of a clip whose class is not
+    among the `objects` of the image (where these are not known: of another class). ``silence`` and ``noise``. Where
+    a list has no such sound for one of its clips, that kind is left out, with a warning.
+    """
+    sounds: dict[str, OtherAudio] = {"silence": protocols.silence, "noise": protocols.noise}
+    labels = np.asarray(clips.classes)
+    visible = [{own, *(held or ())} for held, own in zip(clips.field("objects"), clips.classes, strict=True)]
+    excluded = {"shuffled": [{own} for own in clips.classes], "offscreen": visible}
+    for number, (name, classes) in enumerate(excluded.items()):
+        choices = [np.flatnonzero(~np.isin(labels, list(unwanted))) for unwanted in classes]
+        if all(len(choice) for choice in choices):
+            rng = np.random.default_rng([seed, number])
+            sounds[name] = np.array([rng.choice(choice) for choice in choices])
+        else:
+            warnings.warn(f"list {clips.split!r} has too few classes: no {name} sounds", stacklevel=2)
+    return sounds
 
 
 def calibrate(

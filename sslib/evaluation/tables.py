@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,56 +17,18 @@ from sslib import metrics
 from sslib.config import Evaluation
 from sslib.evaluation import protocols
 from sslib.evaluation.bootstrap import Interval, Statistic, bootstrap_means, bootstrap_statistic, means
+from sslib.evaluation.measures import CLIP_MEASURES, METHODS, MODEL, NEGATIVES, Measure
 
-NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the image makes
-MODEL = "model"
-METHODS = {  # kind of map and sound condition, and how tables call what they make together
-    ("similarity", "own"): MODEL,
-    ("similarity", "shuffled"): "model, shuffled sounds",
-    ("untrained", "own"): "untrained weights",
-    ("visual_only", "none"): "visual-only (foreground nodes)",
-    ("visual_only_mean", "none"): "visual-only (all nodes)",
-    ("whole_image", "none"): "whole image",
-    ("centre_square", "none"): "centre square",
-    ("oracle", "none"): "oracle ranking",
-    ("random_order", "none"): "random order",
-    ("similarity", "silence"): "model, silence",
-    ("similarity", "noise"): "model, noise",
-    ("similarity", "offscreen"): "model, offscreen",
-    ("untrained", "silence"): "untrained weights, silence",
-    ("untrained", "noise"): "untrained weights, noise",
-    ("untrained", "offscreen"): "untrained weights, offscreen",
-}
 CONTROLS = (  # what knows less than the model: a result has to differ from all of them
     "model, shuffled sounds", "visual-only (foreground nodes)", "visual-only (all nodes)", "untrained weights",
     "centre square", "whole image", "random order",
 )  # fmt: skip
 
 
-class Measure(NamedTuple):
-    """One column of a table."""
-
-    key: str
-    label: str
-    protocol: str
-    higher_is_better: bool = True
-
-
 MEASURES = {
     measure.key: measure
     for measure in (
-        Measure("success", "success rate at 0.5, median threshold", "localization"),
-        Measure("auc", "AUC, median threshold", "localization"),
-        Measure("success_top_half", "success rate at 0.5, top half threshold", "localization"),
-        Measure("auc_top_half", "AUC, top half threshold", "localization"),
-        Measure("success_fixed", "success rate at 0.5, universal threshold", "localization"),
-        Measure("auc_fixed", "AUC, universal threshold", "localization"),
-        Measure("success_adaptive", "success rate at 0.5, adaptive threshold", "localization"),
-        Measure("auc_adaptive", "AUC, adaptive threshold", "localization"),
-        Measure("pointing", "pointing accuracy", "masks"),
-        Measure("miou", "mean IoU, adaptive threshold", "masks"),
-        Measure("miou_half", "mean IoU, threshold 0.5 of the scaled map", "masks"),
-        Measure("f", "F (β² = 0.3)", "masks"),
+        *CLIP_MEASURES,
         Measure("ap", "AP", "detection"),
         Measure("max_f1", "max-F1", "detection"),
         Measure("loc_acc", "LocAcc", "detection"),

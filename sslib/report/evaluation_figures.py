@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sslib.config import Config
 from sslib.datasets import AVDataset
-from sslib.evaluation.tables import METHODS
+from sslib.evaluation.measures import METHODS
 from sslib.report.figures import COLOURS, grid, legend_below, localization
 
 GREY = "0.55"

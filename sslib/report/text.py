@@ -19,7 +19,8 @@ from jinja2 import Environment, FileSystemLoader
 from pandas.io.formats.style import Styler
 
 from sslib.evaluation import comparison
-from sslib.evaluation.tables import MEASURES, METHODS, MODEL, PROTOCOLS
+from sslib.evaluation.measures import METHODS, MODEL
+from sslib.evaluation.tables import MEASURES, PROTOCOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
 HTML_TEMPLATES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
