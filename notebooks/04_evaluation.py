@@ -79,7 +79,7 @@ sets.style.format({"median_area": "{:.1%}"})
 present = [f"{split}: {row['present']}" for split, row in summary["lists"].items()]
 partial = any(row["missing"] for row in summary["lists"].values())
 show(
-    text.LEGEND.format(confidence=sure.confidence, resamples=sure.resamples),
+    text.legend(sure),
     f"{'; '.join(present)}. "
     + "Results on a part of a list do not compare with others. " * partial
     + f"Figures of a single set show **{text.subset_title(first, subset)}**, the largest part of the first list.",
@@ -419,11 +419,10 @@ if "vggss" in summary["lists"]:
     rows = results.of("localization").query("split == 'vggss' and method == 'model'")
     value = rows.groupby("measure")["value"].mean() * 100
     ours = ("this run", f"{value['success']:.2f}", f"{value['auc']:.2f}")
-    ours += (f"{summary['present']['vggss']['present']}; trained on {settings.data.train}",)
-    table = pd.concat(
-        [text.published_results(), pd.DataFrame([ours], columns=text.published_results().columns)]
-    )
-    show(table.style.hide(axis="index"))
+    ours += (f"{summary['lists']['vggss']['present']}; trained on {settings.data.train}",)
+    published = text.published_results()
+    published.loc[len(published)] = ours
+    show(published.style.hide(axis="index"))
 else:
     show("Published numbers are on VGG-SS, which is not among these lists.")
 

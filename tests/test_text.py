@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
+from sslib.config import Evaluation
 from sslib.evaluation import comparison
 from sslib.report import pages, text
 
@@ -211,9 +212,9 @@ def test_sounding_ranks(low, verdict):
     )
     said = text.sounding_ranks(table, 200)
     assert (
-        said.startswith("In 200 scenes: by area +0.02 [")
+        said.startswith("In 200 scenes: by area +0.020 [")
         and verdict in said
-        and "by order −0.01 [−0.10, +0.10]" in said
+        and "by order −0.010 [−0.100, +0.100]" in said
     )
 
 
@@ -263,3 +264,8 @@ def test_sound_gains():
         "- b: the right sound instead of another adds +0.100 [−0.100, +0.300]: no effect of the sound is shown.",
     ]
     assert text.sound_gains(gains[:0]) == "These clips have too few classes to play another sound."
+
+
+def test_the_legend_names_what_the_intervals_are():
+    said = text.legend(Evaluation(confidence=0.9, resamples=2000))
+    assert said.startswith("Brackets are 90% bootstrap intervals over recordings (2,000 resamples). **Bold**: better")

@@ -1,6 +1,7 @@
 """Say in words and tables what was measured: the only place that formats numbers.
 
-Functions return Markdown as ``str``, HTML as ``HTML``, and tables that notebooks show; :func:`show` shows them all.
+The words are in ``templates/sentences.md.j2``. Functions return Markdown as ``str``, HTML as ``HTML``, and tables that
+notebooks show; :func:`show` shows them all.
 """
 
 from __future__ import annotations
@@ -18,21 +19,14 @@ from IPython.display import HTML, Audio, Markdown, display
 from jinja2 import Environment, FileSystemLoader
 from pandas.io.formats.style import Styler
 
+from sslib.config import Evaluation
 from sslib.evaluation import comparison
 from sslib.evaluation.measures import METHODS, MODEL
 from sslib.evaluation.tables import MEASURES, PROTOCOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
-HTML_TEMPLATES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
 WIDEST = 8  # measures side by side on a page
 SHUFFLED = METHODS["similarity", "shuffled"]
-LEGEND = (
-    "Brackets are {confidence:.0%} bootstrap intervals over recordings ({resamples:,} resamples). **Bold**: better "
-    "than the best control of the table, clip by clip, by an interval that leaves out 0. †: not distinguishable from "
-    "its best control. ‡: worse than it. The oracle ranking knows the answer: a bound, not a control."
-)
-PHRASES = {"better": "better than", "inconclusive": "not distinguishable from", "worse": "worse than"}
-MARKS = {"better": "", "inconclusive": "†", "worse": "‡"}
 
 
 def show(*parts: object) -> None:
@@ -57,6 +51,17 @@ def format_interval(row: Mapping[str, Any], *, sign: bool = False, percent: bool
     form, scale = ("+" if sign else "") + (".1f" if percent else ".3f"), 100 if percent else 1
     value, low, high = (f"{scale * row[key]:{form}}" for key in ("value", "low", "high"))
     return f"{value} [{'one recording' if row.get('clusters', 2) < 2 else f'{low}, {high}'}]".replace("-", "−")
+
+
+HTML_TEMPLATES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+SENTENCES = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True)
+for environment in (HTML_TEMPLATES, SENTENCES):
+    environment.filters["interval"] = format_interval
+
+
+def say(sentence: str, *values: object) -> str:
+    """Return a sentence about `values`: a macro of ``templates/sentences.md.j2``."""
+    return getattr(SENTENCES.get_template("sentences.md.j2").module, sentence)(*values)
 
 
 def format_date(moment: datetime) -> str:
@@ -88,16 +93,19 @@ def players(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, i
 class Results:
     """The tables of one ``summary.json`` and their readings.
 
-    A row has protocol, split, subset, method, measure, value, low, high, clips, clusters; a verdict compares the model
-    with its best control on the same clips (:func:`sslib.evaluation.comparison.verdict`).
+    A row has protocol, split, subset, method, measure, value, low, high, clips, clusters. The model's also have a
+    verdict, the comparison with its best control on the same clips (:func:`sslib.evaluation.comparison.verdict`),
+    where there are a control and several recordings.
     """
 
     def __init__(self, summary: Mapping[str, Any]):
-        self.rows = pd.DataFrame(summary["tables"])
-        self.differences = pd.DataFrame(summary["differences"])
-        self.verdicts = {
-            (row["protocol"], row["split"], row["subset"], row["measure"]): row for row in summary["verdicts"]
-        }
+        self.rows, self.differences = pd.DataFrame(summary["tables"]), pd.DataFrame(summary["differences"])
+        verdicts = {tuple(row[key] for key in comparison.TABLE_KEY): row for row in summary["verdicts"]}
+        places = zip(*(self.rows[key] for key in comparison.TABLE_KEY), strict=True)
+        compared = (self.rows["method"] == MODEL) & (self.rows["clusters"] > 1)
+        self.rows["verdict"] = [
+            verdicts.get(place) if one else None for place, one in zip(places, compared, strict=True)
+        ]
 
     def of(self, protocol: str) -> pd.DataFrame:
         """Return the rows of one protocol; none where the lists do not allow it."""
@@ -116,79 +124,43 @@ class Results:
         """
         rows, labels = self.of(protocol), PROTOCOLS[protocol]
         columns = [measure for measure in labels if measure in set(rows["measure"])]
-        blocks = np.array_split(columns, max(1, -(-len(columns) // WIDEST)))
-        template = HTML_TEMPLATES.get_template("results.html.j2")
-        return "".join(
-            template.render(labels=[labels[key] for key in block], subsets=self._subsets(rows, list(block)))
-            for block in blocks
-        )
-
-    def _subsets(self, rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, dict[str, list]]]:
-        """Return the title of each subset and, for each method, its cells: value, interval, mark, bold; or None."""
-        subsets = []
-        for place, group in rows[rows["measure"].isin(columns)].groupby(["split", "subset"], sort=False):
-            size = group.loc[group["method"] == MODEL, ["clips", "clusters"]].max()
-            title = f"{subset_title(*place)}: n = {size['clips']:.0f}, {size['clusters']:.0f} recordings"
-            methods: dict[str, list] = {}
-            for row in group.to_dict("records"):
-                cells = methods.setdefault(row["method"], [None] * len(columns))
-                cells[columns.index(row["measure"])] = self._cell(row)
-            subsets.append((title, methods))
-        return subsets
-
-    def _cell(self, row: Mapping[str, Any]) -> tuple[str, str, str, bool]:
-        value, _, interval = format_interval(row).partition(" ")
-        verdict = self._verdict(row) if row["method"] == MODEL else None
-        outcome = verdict["outcome"] if verdict else "better"
-        return value, interval, MARKS[outcome], bool(verdict) and outcome == "better"
-
-    def _verdict(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        if row["clusters"] < 2:
-            return None
-        return self.verdicts.get(tuple(row[key] for key in ("protocol", "split", "subset", "measure")))
+        template, html = HTML_TEMPLATES.get_template("results.html.j2"), ""
+        for block in np.array_split(columns, max(1, -(-len(columns) // WIDEST))):
+            subsets = []
+            for place, group in rows[rows["measure"].isin(block)].groupby(["split", "subset"], sort=False):
+                size = group.loc[group["method"] == MODEL, ["clips", "clusters"]].max()
+                title = f"{subset_title(*place)}: n = {size['clips']:.0f}, {size['clusters']:.0f} recordings"
+                methods = group.groupby("method", sort=False)
+                subsets.append((title, {name: cells.set_index("measure").to_dict("index") for name, cells in methods}))
+            html += template.render(columns=block, labels=labels, subsets=subsets)
+        return html
 
     def reading(self, protocol: str, leading: str) -> str:
         """Say what a table shows, a line for each subset: the `leading` measure in full, then how all others stand."""
-        model = self.of(protocol)
-        model = model[model["method"] == MODEL]
-        groups = model.groupby(["split", "subset"], sort=False)
-        return "\n".join(
-            f"- **{subset_title(*place)}**: {self._sentence(group.to_dict('records'), leading)}"
-            for place, group in groups
-        )
-
-    def _sentence(self, rows: Sequence[Mapping[str, Any]], leading: str) -> str:
-        labels = PROTOCOLS[rows[0]["protocol"]]
-        first = next((row for row in rows if row["measure"] == leading), rows[0])
-        line = f"{labels[first['measure']]} {format_interval(first)}"
-        if verdict := self._verdict(first):
-            difference = format_interval(verdict, sign=True)
-            line += f", {PHRASES[verdict['outcome']]} its best control ({verdict['control']}, "
-            line += f"{verdict['control_value']:.3f}; difference {difference})"
-        others = {labels[row["measure"]]: self._verdict(row) for row in rows if row is not first}
-        outcomes = {label: verdict["outcome"] for label, verdict in others.items() if verdict}
-        parts = []
-        for kind, phrase in PHRASES.items():
-            if names := [label for label, found in outcomes.items() if found == kind]:
-                listed = f" ({'; '.join(names)})" if len(names) <= 4 else ""
-                parts.append(f"{len(names)} {phrase.rsplit(' ', 1)[0]}{listed}")
-        return line + (f". Its other measures against their own best controls: {', '.join(parts)}." if parts else ".")
+        model, labels, lines = self.of(protocol).query("method == @MODEL"), PROTOCOLS[protocol], []
+        for place, group in model.groupby(["split", "subset"], sort=False):
+            rows = group.to_dict("records")
+            first = next((row for row in rows if row["measure"] == leading), rows[0])
+            others: dict[str, list[str]] = {}
+            for row in rows:
+                if row is not first and row["verdict"]:
+                    others.setdefault(row["verdict"]["outcome"], []).append(labels[row["measure"]])
+            sentence = say("reading", first, labels[first["measure"]], others)
+            lines.append(f"- **{subset_title(*place)}**: {sentence}")
+        return "\n".join(lines)
 
 
 def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the few numbers that stand for a run in the list of experiments: (what it is, value with interval)."""
-    whole = {("masks", "pointing"), ("localization", "success")}
-    rows = [
-        (MEASURES[row["measure"]].label, row)
-        for row in summary.get("tables", [])
-        if row["method"] == MODEL and (row["protocol"], row["measure"]) in whole
-    ]
-    rows += [
-        ("pointing gained by the right sound", row)
-        for row in summary.get("differences", [])
-        if (row["protocol"], row["control"], row["measure"]) == ("masks", SHUFFLED, "pointing")
-    ]
-    return [(f"{label}: {row['split']}, {row['subset']}", format_interval(row)) for label, row in rows]
+    shown = {
+        ("masks", "pointing", MODEL): MEASURES["pointing"].label,
+        ("localization", "success", MODEL): MEASURES["success"].label,
+        ("masks", "pointing", SHUFFLED): "pointing gained by the right sound",
+    }
+    values = [(row["method"], row) for row in summary.get("tables", []) if row["method"] == MODEL]
+    gains = [(row["control"], row) for row in summary.get("differences", [])]
+    rows = [(shown.get((row["protocol"], row["measure"], other)), row) for other, row in values + gains]
+    return [(f"{label}: {row['split']}, {row['subset']}", format_interval(row)) for label, row in rows if label]
 
 
 def tables_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -223,10 +195,9 @@ def _wide(cells: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, pd.DataFram
     """Yield the title of each protocol and subset, its cells, and its table: a line for each measure."""
     for (protocol, split, subset), group in pd.DataFrame(cells).groupby(["protocol", "split", "subset"], sort=False):
         wide = group.pivot(index="measure", columns="column", values="text").fillna("")
-        wide = wide.loc[group["measure"].unique(), group["column"].unique()].rename(
-            index=lambda key: MEASURES[key].label
-        )
-        yield f"{protocol}: {split}, {subset}", group, markdown_table(wide)
+        wide = wide.loc[group["measure"].unique(), group["column"].unique()]
+        labels = {measure: MEASURES[measure].label for measure in wide.index}
+        yield f"{protocol}: {split}, {subset}", group, markdown_table(wide.rename(index=labels))
 
 
 def published_results() -> pd.DataFrame:
@@ -240,100 +211,56 @@ def file_table(files: pd.DataFrame) -> Styler:
     return files.replace({"\n": "↵"}, regex=True).style.hide().format(escape="html").set_table_styles([left])
 
 
+def legend(evaluation: Evaluation) -> str:
+    """Say how to read the tables."""
+    return say("legend", evaluation)
+
+
 def rejected_files(reasons: pd.Series, shown: int) -> str:
     """Say which reason of a ``manifest.csv`` is the most frequent, and how many rejected files a table leaves out."""
     kinds = reasons.str.partition(" (")[0].value_counts()
-    text = f"The most frequent reason, “{kinds.index[0]}”, holds for {kinds.iloc[0]:,} of {len(reasons):,} files"
-    if len(reasons) > shown:
-        text += f"; {len(reasons) - shown:,} more are in `manifest.csv`"
-    return f"{text}. A file that is mended or renamed is taken up by the next run."
+    return say("rejected_files", kinds.index[0], kinds.iloc[0], len(reasons), shown)
 
 
 def presence(clips: pd.DataFrame, present: set[str], train: str) -> str:
     """Say how many listed clips (columns split, clip_id, number of objects) are there, and which are missing."""
     there = clips["clip_id"].isin(present)
-    text = f"The lists name {len(clips):,} clips: {there.sum():,} of {len(clips):,} present."
-    if several := (clips.loc[clips["split"] == train, "number"] > 1).mean():
-        text += f" {several:.0%} of those for training show several objects."
-    for split, group in clips[~there].groupby("split", sort=False):
-        some = ", ".join(f"`{clip_id}`" for clip_id in group["clip_id"][:5])
-        text += f"\n- {len(group):,} of `{split}` are missing: {some}{' …' * (len(group) > 5)}"
-    return text
+    several = (clips.loc[clips["split"] == train, "number"] > 1).mean()
+    missing = clips[~there].groupby("split", sort=False)["clip_id"].agg(list)
+    return say("presence", len(clips), there.sum(), several, missing.to_dict())
 
 
-def area_gap(quantiles: pd.DataFrame, areas: Mapping[str, np.ndarray], reference: str = "VGG-SS") -> str:
-    """Say where the areas of objects differ most from `reference` (a column of quantiles), and how many are small."""
-    gaps = quantiles.drop(columns=reference).sub(quantiles[reference], axis=0).stack()
+def area_gap(quantiles: pd.DataFrame, areas: Mapping[str, np.ndarray]) -> str:
+    """Say where the areas of objects differ most from VGG-SS (a column of quantiles), and how many are small."""
+    gaps = quantiles.drop(columns="VGG-SS").sub(quantiles["VGG-SS"], axis=0).stack()
     level, split = gaps.abs().idxmax()
-    gap = f"{gaps[level, split]:+.2f}".replace("-", "−")
-    small = ", ".join(f"{(values < 0.25).mean():.0%} of `{name}`" for name, values in areas.items())
-    return (
-        f"The {level:.0%} quantile of `{split}` lies furthest from that of {reference}, by {gap}. Boxes below a "
-        f"quarter of the picture are {small}. There a map that claims half of the picture cannot reach "
-        r"$\mathrm{IoU} \ge \frac{1}{2}$, however good it is: notebook 04 also uses a threshold that adapts."
-    )
+    small = {name: (values < 0.25).mean() for name, values in areas.items()}
+    return say("area_gap", level, split, gaps[level, split], small)
 
 
 def sounding_ranks(table: pd.DataFrame, scenes: int) -> str:
     """Say whether a rank (columns rank, value, low, high; 0 is chance) tells which object of a scene sounds."""
-    ranks = [f"{row.rank} {row.value:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" for row in table.itertuples()]
     fair = ((table["low"] <= 0) & (table["high"] >= 0)).all()
-    verdict = "no sign that either tells which object sounds" if fair else "**one betrays the sounding object**"
-    return f"In {scenes} scenes: {', '.join(ranks)}: {verdict}.".replace("-", "−")
+    return say("sounding_ranks", table.to_dict("records"), scenes, fair)
 
 
 def overfitting(history: pd.DataFrame) -> str:
     """Say whether the validation loss rose again, by more than 2 % of its lowest value."""
-    best, last = history.loc[history["val_loss"].idxmin()], history.iloc[-1]
-    rising = last["val_loss"] > best["val_loss"] * 1.02
-    return (
-        f"The validation loss was lowest in epoch {best['epoch']:.0f} of {len(history)} ({best['val_loss']:.3f}; "
-        f"{last['val_loss']:.3f} at the end): "
-        + ("it rises again, a sign of learning by heart." if rising else "it had not begun to rise.")
-    )
+    return say("overfitting", history.loc[history["val_loss"].idxmin()], history.iloc[-1])
 
 
 def best_and_worst(results: pd.DataFrame) -> str:
     """Say which variant is best and worst on each set, and whether their intervals overlap (value, low, high)."""
-    lines = []
-    for name, rows in results.groupby("set", sort=False):
-        order = rows.sort_values("value", kind="stable")
-        worst, best = order.iloc[0], order.iloc[-1]
-        overlap = "overlap" if worst["high"] >= best["low"] else "do not overlap"
-        span = f"from {worst['value']:.1%} ({worst['variant']}) to {best['value']:.1%} ({best['variant']})"
-        lines.append(f"- {name}: {span}; the intervals of these two {overlap}.")
-    return "\n".join(lines)
+    ordered = {name: rows.sort_values("value", kind="stable") for name, rows in results.groupby("set", sort=False)}
+    return "\n".join(say("best_and_worst", name, rows.iloc[0], rows.iloc[-1]) for name, rows in ordered.items())
 
 
 def settled(pointing: pd.DataFrame, base: str, confidence: float) -> str:
-    """Say what gains over `base` allow (columns variant, set, outcome, seeds), and what chance alone would give.
-
-    A single seed settles nothing: its interval tells nothing about another training.
-    """
-    lines, count = [], len(pointing)
-    for row in pointing.itertuples():
-        verdict = f"{row.outcome} at this budget, in {row.seeds} seeds"
-        if row.outcome == "inconclusive":
-            verdict = "single seed: " * (row.seeds == 1) + "not distinguishable at this budget"
-        elif row.seeds == 1:
-            verdict = f"single seed: inconclusive ({row.outcome} on these recordings, but another seed may differ)"
-        lines.append(f"- **{row.variant}** against {base}, {row.set}: {verdict}.")
-    chance = f"These are {count} intervals read at once: at {confidence:.0%} each, {count * (1 - confidence):.1f} of "
-    chance += "them would leave out 0 by chance where no loss adds anything. "
-    chance += f"Seeds of each variant: {pointing['seeds'].min()}."
+    """Say what gains over `base` allow (columns variant, set, outcome, seeds), and what chance alone would give."""
     clear = ((pointing["outcome"] != "inconclusive") & (pointing["seeds"] > 1)).sum()
-    end = f"**{clear} of {count} comparisons are settled at this budget**; the list says what the others lack."
-    if not clear:
-        end = f"**None of the {count} comparisons settles what a loss adds.** More seeds and epochs could; ask for "
-        end += "them in `ablations.seeds` and in `training.epochs` of the variants."
-    return "\n\n".join(["\n".join(lines), chance, end])
+    return say("settled", pointing.to_dict("records"), base, confidence, pointing["seeds"].min(), clear)
 
 
 def sound_gains(gains: pd.DataFrame) -> str:
     """Say what the right sound adds over another one (columns set, value, low, high, clusters), a line for each set."""
-    lines = []
-    for row in gains.to_dict("records"):
-        verdict = "the map follows the sound" if row["low"] > 0 else "no effect of the sound is shown"
-        gain = format_interval(row, sign=True)
-        lines.append(f"- {row['set']}: the right sound instead of another adds {gain}: {verdict}.")
-    return "\n".join(lines) or "These clips have too few classes to play another sound."
+    return say("sound_gains", gains.to_dict("records"))
