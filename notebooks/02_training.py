@@ -217,7 +217,7 @@ else:
     often = model.foreground_frequency.numpy()
     mostly = (often >= 0.5).sum()
     show(
-        figures.node_maps(clip["image"].numpy(), maps[0].numpy(), often, (-often).argsort()),
+        figures.node_maps(clip["image"].numpy(), maps[0].numpy(), often),
         f"{mostly} of {len(often)} nodes are foreground for most sounds (at least half of the time); their mean is "
         f"the map that localizes without sound. The most frequent one is foreground for {often.max():.0%} of the "
         f"clips, the least frequent for {often.min():.0%}.",

@@ -29,7 +29,7 @@ overrides = {}
 
 # %%
 from sslib import config as configuration
-from sslib import datasets, metrics
+from sslib import datasets
 from sslib.evaluation import comparison, measures, protocols
 from sslib.evaluation import run as evaluation
 from sslib.evaluation.bootstrap import bootstrap
@@ -143,7 +143,7 @@ lines = [
     f"{np.median(of['model']):.2f} (whole image: {np.median(of['whole image']):.2f})."
     for cut, of in curves.items()
 ]
-show(evaluation_figures.threshold_curves(curves, "cIoU", at=0.5), ("\n".join(lines)))
+show(evaluation_figures.threshold_curves(curves, "cIoU"), "\n".join(lines))
 
 # %% [markdown]
 # ## Area against cIoU
@@ -156,7 +156,7 @@ small = mine["area"] < 0.25
 passed = mine.loc[~small, "success"].sum()
 ranks = [mine["area"].corr(mine[column], "spearman") for column in ("ciou", "ciou_adaptive")]
 show(
-    evaluation_figures.area_scatter(mine["area"], mine["ciou"], metrics.VGGSS_QUARTILES),
+    evaluation_figures.area_scatter(mine["area"], mine["ciou"]),
     (
         f"{small.mean():.0%} of these clips have boxes of less than a quarter of the picture and "
         f"can never reach a cIoU of one half at the median; of the other {(~small).sum()} "

@@ -12,24 +12,30 @@ from sslib.evaluation.measures import AnnotatedClips
 from sslib.report import evaluation_figures, figures
 
 
+def share(drawn, threshold):
+    """Read a share off a line that goes down in steps: the line has its last value at and before each step."""
+    x, y = drawn
+    return y[np.searchsorted(x, threshold)] if threshold <= x[-1] else y[-1]
+
+
 def lines(axis):
     """What an axis draws, by label."""
     return {line.get_label(): np.array(line.get_data()) for line in axis.lines}
 
 
 def test_threshold_curves_are_shares_of_clips():
-    own, other = np.array([0.1, 0.5, 0.9, np.nan]), np.array([0.2])
-    figure = evaluation_figures.threshold_curves({"a": {"model": own}, "b": {"other": other}}, "cIoU", at=0.5)
+    own, other = np.array([0.1, 0.5, 0.9]), np.array([0.2])
+    figure = evaluation_figures.threshold_curves({"a": {"model": own}, "b": {"other": other}}, "cIoU")
     drawn = lines(figure.axes[0])["model"]
     for t, expected in ((0.0, 1.0), (0.3, 2 / 3), (0.5, 2 / 3), (0.505, 1 / 3), (1.0, 0.0)):
-        assert np.interp(t, *drawn) == pytest.approx(expected), t
+        assert share(drawn, t) == pytest.approx(expected), t
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model", "other"]
     assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
 
 
 def test_area_scatter_shows_every_clip_under_its_bound():
     area, ciou = np.array([0.1, 0.25, 0.5, 0.8]), np.array([0.2, 0.5, 1.0, 0.625])
-    axis = evaluation_figures.area_scatter(area, ciou, (0.2,)).axes[0]
+    axis = evaluation_figures.area_scatter(area, ciou).axes[0]
     np.testing.assert_allclose(axis.collections[0].get_offsets(), np.stack([area, ciou], 1))
     bound = lines(axis)["best possible at the median"]
     np.testing.assert_allclose(np.interp(area, *bound), ciou, atol=2e-3)  # these four reach it
@@ -39,13 +45,14 @@ def test_area_scatter_shows_every_clip_under_its_bound():
 
 def test_confidences_and_claimed_shares():
     axis = evaluation_figures.confidences({"own": np.array([0.2, 0.9]), "noise": np.array([0.1, 0.1, 0.3])}).axes[0]
-    heights = [patch.get_height() for patch in axis.patches if hasattr(patch, "get_height")]
-    assert sum(heights) == pytest.approx(1)  # bars of the first kind; the other is an outline
-    maps = {"own": np.array([[[0.0, 1.0], [2.0, 3.0]]]), "noise": np.full((2, 2, 2), 1.5)}
+    heights = [sorted(set(np.round(area.get_paths()[0].vertices[:, 1], 6))) for area in axis.collections]
+    assert sorted(heights) == [[0, 0.333333, 0.666667], [0, 0.5]]  # of each kind's own clips
+    maps = {"own": np.array([[[0.0, 1.0], [2.0, 3.0]]]), "noise": np.full((3, 2, 2), 1.5)}
+    maps["noise"][2] = np.nan  # a clip without this sound
     drawn = lines(evaluation_figures.area_above_threshold(maps, 2.5).axes[0])
-    for t, expected in ((-0.0, 0.75), (1.1, 0.5), (2.5, 0.25), (3.0, 0.0)):
-        assert np.interp(t, *drawn["own"]) == pytest.approx(expected, abs=1e-9), t
-    assert np.interp([1.4, 1.6], *drawn["noise"]) == pytest.approx([1, 0])
+    for t, expected in ((0.1, 0.75), (1.1, 0.5), (2.5, 0.25), (3.1, 0.0)):
+        assert share(drawn["own"], t) == pytest.approx(expected, abs=1e-9), t
+    assert [share(drawn["noise"], t) for t in (1.4, 1.6)] == pytest.approx([1, 0])
     assert drawn["universal threshold"][0].tolist() == [2.5, 2.5]
 
 
@@ -55,7 +62,7 @@ def test_movement_and_shares():
     table = pd.DataFrame({"this": [0.5, 1.0], "other": [0.2, 0.0], "else": [0.3, 0.0]}, index=["own", "none"])
     axis = evaluation_figures.stacked_shares(table, "share").axes[0]
     assert [patch.get_width() for patch in axis.patches] == pytest.approx([0.5, 1.0, 0.2, 0.0, 0.3, 0.0])
-    assert sorted(text.get_text() for text in axis.texts) == ["100%", "20%", "30%", "50%"]
+    assert sorted(filter(None, (text.get_text() for text in axis.texts))) == ["100%", "20%", "30%", "50%"]
 
 
 def test_per_class_sorts_and_leaves_single_recordings_hollow():
@@ -181,3 +188,38 @@ def test_confidence_by_sound_and_by_method():
     }  # fmt: skip
     methods = evaluation_figures.values_by_method(clips, "ciou")
     assert {method: values.tolist() for method, values in methods.items()} == {"model": [0.5], "centre square": [0.2]}
+
+
+def test_intervals_with_and_without_groups():
+    rows = [("a", "x", 0.2, 0.1, 0.4), ("b", "x", 0.5, 0.5, 0.6), ("b", "y", 0.7, 0.6, 0.8)]
+    table = pd.DataFrame(rows, columns=["name", "set", "value", "low", "high"])
+    figure = figures.intervals(table, "name", "set", "here", zero=True)
+    (axis,) = figure.axes
+    dots = [container.lines[0].get_xydata().round(2).tolist() for container in axis.containers]
+    assert dots == [[[0.2, -0.11], [0.5, 0.89]], [[0.7, 1.11]]]
+    bars = [container.lines[2][0].get_segments() for container in axis.containers]
+    assert [np.round(bar[:, 0], 6).tolist() for some in bars for bar in some] == [[0.1, 0.4], [0.5, 0.6], [0.6, 0.8]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["x", "y"]
+    (alone,) = figures.intervals(table[:2], "name").axes[0].containers
+    assert alone.lines[0].get_xydata().tolist() == [[0.2, 0.0], [0.5, 1.0]]
+
+
+def test_curves_share_a_legend_where_runs_are_compared():
+    runs = {name: pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1.0]}) for name in ("base", "both")}
+    runs["both"]["div"] = [0.2, 0.1]
+    figure = figures.curves(runs, {"loss": ["loss"], "div": ["div"]})
+    assert [len(axis.lines) for axis in figure.axes] == [2, 1]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["base", "both"]
+    assert figure.axes[1].lines[0].get_color() == figure.axes[0].lines[1].get_color()
+    (axis,) = figures.curves({"run": runs["both"]}, {"both": ["loss", "div"]}).axes
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["loss", "div"]
+
+
+def test_histograms_of_what_hardly_differs():
+    table = pd.DataFrame({"rate": 25 + np.array([0, 1e-12, 2e-12]), "length": [1.0, 2.0, 3.0]})
+    for axis in figures.histograms(table, {"rate": "pictures a second", "length": "length, s"}).axes:
+        assert sum(patch.get_height() for patch in axis.patches) == 3
+
+
+def test_names_as_the_font_has_them():
+    assert figures.printable("a $b$ 犬") == r"a \$b\$ □" and figures.printable("x" * 21) == "x" * 19 + "…"

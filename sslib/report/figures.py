@@ -6,14 +6,12 @@ Maps come raw; the per-clip scaling to [0, 1] for display happens here and nowhe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from itertools import product
+from itertools import chain, product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
@@ -24,25 +22,20 @@ from sslib.stamps.library import Background, Cutout
 
 TRUTH = "#2bff88"  # outline of the ground truth
 COLOURS = sns.color_palette("colorblind")
+Arrays = Sequence[np.ndarray]
 STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **{f"axes.{part}size": 9 for part in ("title", "label")},
+    **{f"{axis}tick.labelsize": 8 for axis in "xy"},
+    **{f"axes.spines.{side}": False for side in ("top", "right")},
     "figure.dpi": 110,
 }
 
 
 def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """Make rows x columns axes of `width` x `height` inches each, closed so that notebooks show them only once."""
+    size = (columns * width, rows * height)
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(columns * width, rows * height), squeeze=False, layout="constrained"
-        )
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     plt.close(figure)
     return figure, axes
 
@@ -81,21 +74,16 @@ def show_heatmap(
 def outline(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
     """Outline boxes (N, 4) in [0, 1] and a mask (H, W) of the ground truth on an image of `size` x `size` pixels."""
     if mask is not None:
-        rows = (np.arange(size) + 0.5) * mask.shape[0] / size
-        columns = (np.arange(size) + 0.5) * mask.shape[1] / size
-        small = np.asarray(mask)[np.ix_(rows.astype(int), columns.astype(int))]
-        around = np.arange(-1, size + 1)  # a ring of nothing, so that the outline of what touches the rim closes
-        axes.contour(around, around, np.pad(small, 1).astype(float), levels=[0.5], colors=TRUTH, linewidths=1)
-        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))  # the ring is not shown
+        x, y = ((np.arange(-1, cells + 1) + 0.5) * size / cells - 0.5 for cells in (mask.shape[1], mask.shape[0]))
+        # a ring of nothing, so that the outline of what touches the rim closes; it is not shown
+        axes.contour(x, y, np.pad(np.asarray(mask, float), 1), levels=[0.5], colors=TRUTH, linewidths=1)
+        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
     for left, top, right, bottom in np.asarray(boxes if boxes is not None else []).reshape(-1, 4) * size:
-        axes.add_patch(
-            Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=TRUTH, lw=1, ls="--")
-        )
+        style = {"fill": False, "color": TRUTH, "lw": 1, "ls": "--"}
+        axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, **style))
 
 
-def contact_sheet(
-    images: Sequence[np.ndarray], titles: Sequence[str], spectrograms: Sequence[np.ndarray] = (), columns: int = 8
-) -> Figure:
+def contact_sheet(images: Arrays, titles: Sequence[str], spectrograms: Arrays = (), columns: int = 8) -> Figure:
     """Draw images, uint8 (3, H, W), in rows of `columns`, each under its title and above its spectrogram (F, T)."""
     lines, size = (2, 1.6) if len(spectrograms) else (1, 1.3)
     figure, axes = grid(lines * -(-len(images) // columns), min(columns, len(images)), size, size - 0.07)
@@ -132,14 +120,9 @@ def places(backgrounds: Sequence[Background], use: Mapping[str, str], most: int 
 
 
 def localization(
-    images: Sequence[np.ndarray],
-    maps: dict[str, Sequence[np.ndarray]],
-    boxes: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray | None],
-    titles: Sequence[str],
-    limits: tuple[float, float] | None = None,
+    images: Arrays, maps: Mapping[str, Arrays], boxes: Arrays, masks: Sequence, titles: Sequence[str], limits=None
 ) -> Figure:
-    """Draw one column per clip: its image with the ground truth, below it each kind of map (see `show_heatmap`)."""
+    """Draw one column per clip: its image with the ground truth, below it each kind of map (N, h, w)."""
     figure, axes = grid(1 + len(maps), len(images), 1.5, 1.55)
     size = 8 * max(1, len(images) / 6)  # points: a page makes wide figures smaller
     for column, image in enumerate(images):
@@ -154,39 +137,33 @@ def localization(
     return figure
 
 
-def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray, order: Sequence[int], boxes=None) -> Figure:
-    """Draw the K node maps (K, h, w) of one image, in `order`, with how often each was foreground."""
-    columns = 6
-    figure, axes = grid(-(-(1 + len(maps)) // columns), columns, 1.35, 1.5)
+def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray) -> Figure:
+    """Draw the K node maps (K, h, w) of one image with how often each was foreground, the most frequent first."""
+    figure, axes = grid(-(-(1 + len(maps)) // 6), 6, 1.35, 1.5)
     for axis in axes.flat:
         bare(axis)
     show_image(axes.flat[0], image, "picture")
-    outline(axes.flat[0], image.shape[1], boxes)
-    for axis, node in zip(axes.flat[1:], order, strict=False):
+    for axis, node in zip(axes.flat[1:], (-frequency).argsort(), strict=False):
         show_heatmap(axis, image, maps[node], f"node {node} · {frequency[node]:.0%}")
     return figure
 
 
 def similarity_matrix(logits: np.ndarray, labels: Sequence[str]) -> Figure:
     """Draw the scaled similarity of each image (row) with each sound (column) of a batch; pairs lie on the diagonal."""
-    figure, axes = grid(1, 1, 4.6, 3.9)
-    sns.heatmap(logits, ax=axes[0, 0], cmap="viridis", square=True, xticklabels=labels, yticklabels=labels)
-    axes[0, 0].set(xlabel="sound", ylabel="picture")
+    figure, [[axis]] = grid(1, 1, 4.6, 3.9)
+    sns.heatmap(logits, ax=axis, cmap="viridis", square=True, xticklabels=labels, yticklabels=labels)
+    axis.set(xlabel="sound", ylabel="picture")
     return figure
 
 
 def curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, Sequence[str]]) -> Figure:
     """Draw columns of ``metrics.csv`` over epochs: a line for each column of one run, or for each of several runs.
 
-    Parameters
-    ----------
-    histories : name of a run -> its ``metrics.csv``.
-    panels : title -> columns; a run that lacks one has no line there.
+    `histories` has runs by name, `panels` columns by title; a run that lacks a column has no line there.
     """
-    several = len(histories) > 1
-    figure, axes = grid(1, len(panels), 2.8, 2.5)
-    last = max(history["epoch"].max() for history in histories.values())
-    for axis, (title, columns) in zip(axes[0], panels.items(), strict=True):
+    several, last = len(histories) > 1, max(history["epoch"].max() for history in histories.values())
+    figure, [axes] = grid(1, len(panels), 2.8, 2.5)
+    for axis, (title, columns) in zip(axes, panels.items(), strict=True):
         for number, (run, column) in enumerate(product(histories, columns)):
             if column in histories[run]:
                 label, colour = run if several else column.replace("_", " "), COLOURS[number % len(COLOURS)]
@@ -196,31 +173,26 @@ def curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, Sequence[
         if not several:
             axis.legend(frameon=False)
     if several:
-        legend_below(figure, axes[0], columns=6)
+        legend_below(figure, columns=6)
     return figure
 
 
-def legend_below(figure: Figure, axes: Sequence[Axes], columns: int) -> None:
+def legend_below(figure: Figure, columns: int) -> None:
     """Draw one legend for all panels; a line that only a later panel has is in it too."""
-    entries: dict[str, Artist] = {}
-    for axis in axes:
-        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+    found = [zip(*axis.get_legend_handles_labels(), strict=True) for axis in figure.axes]
+    entries = {label: handle for handle, label in chain(*found)}
     columns = min(columns, len(entries))
     figure.legend(entries.values(), entries, frameon=False, loc="outside lower center", ncols=columns)
 
 
 def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: str = "", zero: bool = False) -> Figure:
     """Draw means with their intervals (columns value, low, high), one for each row of `table`, named by `label`."""
-    names = list(dict.fromkeys(table[label]))
-    groups = list(dict.fromkeys(table[hue])) if hue else [None]
-    figure, axes = grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
-    axis = axes[0, 0]
-    for number, group in enumerate(groups):
-        rows = table if group is None else table[table[hue] == group]
-        shift = (number - (len(groups) - 1) / 2) * 0.22
-        y = np.array([names.index(name) for name in rows[label]]) + shift
-        errors = np.abs(np.stack([rows["value"] - rows["low"], rows["high"] - rows["value"]]))
+    names = table[label].unique().tolist()
+    groups = table.groupby(hue, sort=False) if hue else [(None, table)]
+    figure, [[axis]] = grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
+    for number, (group, rows) in enumerate(groups):
+        y = rows[label].map(names.index) + (number - (len(groups) - 1) / 2) * 0.22
+        errors = (rows["value"] - rows["low"]).abs(), (rows["high"] - rows["value"]).abs()
         axis.errorbar(rows["value"], y, xerr=errors, fmt="o", ms=4, capsize=2, color=COLOURS[number], label=group)
     if zero:
         axis.axvline(0, color="black", lw=0.8)
@@ -233,17 +205,15 @@ def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: s
 
 def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray, seconds: float, top: str) -> Figure:
     """Draw one clip: its image (3, H, W), and above each other the waveform in [-1, 1] and the spectrogram (F, T)."""
+    places = [["picture", "wave"], ["picture", "bands"]]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplot_mosaic(
-            [["picture", "wave"], ["picture", "bands"]], figsize=(7.6, 3.2), width_ratios=(1, 1.5), layout="constrained"
-        )
+        figure, axes = plt.subplot_mosaic(places, figsize=(7.6, 3.2), width_ratios=(1, 1.5), layout="constrained")
     plt.close(figure)
     show_image(axes["picture"], image)
     axes["wave"].plot(np.linspace(0, seconds, len(waveform)), waveform, lw=0.4, color=COLOURS[0])
     axes["wave"].set(xlim=(0, seconds), xticklabels=[], ylabel="waveform")
-    drawn = axes["bands"].imshow(
-        spectrogram, origin="lower", aspect="auto", cmap="magma", extent=(0, seconds, 0, len(spectrogram))
-    )
+    place = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, len(spectrogram))}
+    drawn = axes["bands"].imshow(spectrogram, cmap="magma", **place)
     axes["bands"].set(xlabel="seconds", ylabel=top)
     figure.colorbar(drawn, ax=axes["bands"], pad=0.01, label="log power, scaled")
     return figure
@@ -251,35 +221,28 @@ def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray
 
 def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Sequence[float]], xlabel: str) -> Figure:
     """Draw the share of clips at or below each value, a line for each entry; known quantiles (x, share) are dots."""
-    figure, axes = grid(1, 1, 5.4, 2.9)
-    for (name, sample), colour in zip(values.items(), COLOURS[: len(values)], strict=False):
-        axes[0, 0].ecdf(sample, label=name, color=colour, lw=1.4)
-    axes[0, 0].plot(*points, "o", color="black", ms=4, label="VGG-SS")
-    axes[0, 0].set(xlabel=xlabel, ylabel="share of clips", xlim=(0, 1), ylim=(0, 1.02))
-    axes[0, 0].grid(alpha=0.3)
+    figure, [[axis]] = grid(1, 1, 5.4, 2.9)
+    for number, (name, sample) in enumerate(values.items()):
+        axis.ecdf(sample, label=name, color=COLOURS[number], lw=1.4)
+    axis.plot(*points, "o", color="black", ms=4, label="VGG-SS")
+    axis.set(xlabel=xlabel, ylabel="share of clips", xlim=(0, 1), ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside right upper")
     return figure
 
 
-def histograms(table: pd.DataFrame, panels: Mapping[str, str], bins: int = 30) -> Figure:
+def histograms(table: pd.DataFrame, panels: Mapping[str, str]) -> Figure:
     """Draw the distribution of columns of `table`, one panel for each entry of `panels` (column -> what it is)."""
-    figure, axes = grid(1, len(panels), 2.7, 2.1)
-    for axis, (column, label) in zip(axes[0], panels.items(), strict=True):
-        values = table[column].to_numpy(float)
-        edges = np.histogram_bin_edges(values, bins) if np.ptp(values) > 1e-6 else values[0] + np.linspace(-1, 1, 12)
-        axis.hist(values, edges, color=COLOURS[0], edgecolor="white", lw=0.3)
-        axis.set(xlabel=label)
+    figure, [axes] = grid(1, len(panels), 2.7, 2.1)
+    for axis, (column, label) in zip(axes, panels.items(), strict=True):
+        sns.histplot(table[column].round(6), ax=axis, bins=30, color=COLOURS[0], alpha=1, edgecolor="white", lw=0.3)
+        axis.set(xlabel=label, ylabel="clips" if axis is axes[0] else "")
         axis.yaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_ylabel("clips")
     return figure
 
 
 def printable(name: str, length: int = 20) -> str:
     """Return `name` as a figure can show it: cut, no formula, what the font lacks as a box."""
     short = name if len(name) <= length else name[: length - 1] + "…"
-    return "".join(c if ord(c) in _characters() else "□" for c in short).replace("$", r"\$")
-
-
-@cache
-def _characters() -> frozenset[int]:
-    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    return "".join(c if ord(c) in known else "□" for c in short).replace("$", r"\$")
