@@ -79,7 +79,7 @@ sets.style.format({"median_area": "{:.1%}"})
 present = [f"{split}: {row['present']}" for split, row in summary["lists"].items()]
 partial = any(row["missing"] for row in summary["lists"].values())
 show(
-    text.legend(sure),
+    text.say("legend", sure),
     f"{'; '.join(present)}. "
     + "Results on a part of a list do not compare with others. " * partial
     + f"Figures of a single set show **{text.subset_title(first, subset)}**, the largest part of the first list.",
@@ -159,7 +159,7 @@ show(
     evaluation_figures.area_scatter(mine["area"], mine["ciou"]),
     (
         f"{small.mean():.0%} of these clips have boxes of less than a quarter of the picture and "
-        f"can never reach a cIoU of one half at the median; of the other {(~small).sum()} "
+        f"can never reach a cIoU of one half at the median; of the other {(~small).sum()}, "
         f"{passed:.0f} do. The rank correlation of area and cIoU is {ranks[0]:.2f} at the median "
         f"and {ranks[1]:.2f} at the adaptive threshold."
     ),

@@ -13,9 +13,9 @@ from sslib.report import evaluation_figures, figures
 
 
 def share(drawn, threshold):
-    """Read a share off a line that goes down in steps: the line has its last value at and before each step."""
+    """Read a share off a line that starts at its first point and goes down a step at each further one."""
     x, y = drawn
-    return y[np.searchsorted(x, threshold)] if threshold <= x[-1] else y[-1]
+    return y[np.searchsorted(x[1:], threshold)]
 
 
 def lines(axis):
@@ -29,6 +29,7 @@ def test_threshold_curves_are_shares_of_clips():
     drawn = lines(figure.axes[0])["model"]
     for t, expected in ((0.0, 1.0), (0.3, 2 / 3), (0.5, 2 / 3), (0.505, 1 / 3), (1.0, 0.0)):
         assert share(drawn, t) == pytest.approx(expected), t
+    assert drawn[0][0] == 0 and drawn[1][0] == 1  # also where every value is high
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model", "other"]
     assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
 

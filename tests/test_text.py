@@ -267,5 +267,5 @@ def test_sound_gains():
 
 
 def test_the_legend_names_what_the_intervals_are():
-    said = text.legend(Evaluation(confidence=0.9, resamples=2000))
+    said = text.say("legend", Evaluation(confidence=0.9, resamples=2000))
     assert said.startswith("Brackets are 90% bootstrap intervals over recordings (2,000 resamples). **Bold**: better")

@@ -86,7 +86,7 @@ def threshold_curves(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str
     names = dict.fromkeys(name for methods in panels.values() for name in methods)
     colours = dict(zip(names, cycle(LINES)))
     for axis, (title, methods) in zip(axes, panels.items(), strict=True):
-        shares_above(axis, methods, colours)
+        shares_above(axis, methods, colours, start=0)
         axis.axvline(0.5, color=GREY, lw=0.8, ls=":")  # what a success rate asks for
         axis.set(title=title, xlabel=xlabel, xlim=(0, 1))
     axes[0].set_ylabel("share of clips at or above")
@@ -100,18 +100,20 @@ def area_above_threshold(maps: Mapping[str, np.ndarray], threshold: float) -> Fi
     `maps` has raw maps (N, h, w) for each kind of sound; the first one is that of a source in the picture.
     """
     figure, [[axis]] = grid(1, 1, 5.6, 2.9)
-    shares_above(axis, maps, dict(zip(maps, LINES, strict=False)))
+    lowest = min(np.nanmin(values) for values in maps.values())
+    shares_above(axis, maps, dict(zip(maps, LINES, strict=False)), start=lowest)
     axis.axvline(threshold, color=GREY, lw=1, ls="--", label="universal threshold")
     axis.set(xlabel="threshold on the raw map", ylabel="share of the picture claimed")
     figure.legend(frameon=False, loc="outside upper center", ncols=len(maps) + 1)
     return figure
 
 
-def shares_above(axis: Axes, samples: Mapping[str, np.ndarray], colours: Mapping[str, Any]) -> None:
-    """Draw for each sample the share of its values that are at least as high; the first one is thicker."""
+def shares_above(axis: Axes, samples: Mapping[str, np.ndarray], colours: Mapping[str, Any], start: float) -> None:
+    """Draw for each sample the share of its values that are at least as high, from `start` on; the first is thicker."""
     for number, (name, values) in enumerate(samples.items()):
-        known = values[~np.isnan(values)]  # a clip may have no sound of this kind
-        axis.ecdf(known, complementary=True, color=colours[name], lw=1.2 if number else 2, label=name)
+        steps = np.r_[start, np.sort(values[~np.isnan(values)])]  # a clip may have no sound of this kind
+        style = {"color": colours[name], "lw": 1.2 if number else 2, "label": name}
+        axis.plot(steps, np.linspace(1, 0, len(steps)), drawstyle="steps-post", **style)
     axis.set_ylim(0, 1.02)
 
 
@@ -138,7 +140,7 @@ def area_scatter(area: Sequence[float], ciou: Sequence[float]) -> Figure:
 def confidences(values: Mapping[str, np.ndarray]) -> Figure:
     """Draw the distributions of the confidence of maps, for each kind of sound (name -> confidence of each clip)."""
     figure, [[axis]] = grid(1, 1, 5.6, 2.9)
-    style = {"stat": "probability", "common_norm": False, "element": "step", "bins": 40, "alpha": 0.15}
+    style = {"stat": "probability", "common_norm": False, "element": "step", "bins": 30, "alpha": 0.15}
     sns.histplot(dict(values), ax=axis, palette=LINES[: len(values)], **style)
     sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1), ncols=len(values), frameon=False)
     axis.set(xlabel="confidence: mean of the map's top quarter", ylabel="share of clips")

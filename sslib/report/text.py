@@ -19,7 +19,6 @@ from IPython.display import HTML, Audio, Markdown, display
 from jinja2 import Environment, FileSystemLoader
 from pandas.io.formats.style import Styler
 
-from sslib.config import Evaluation
 from sslib.evaluation import comparison
 from sslib.evaluation.measures import METHODS, MODEL
 from sslib.evaluation.tables import MEASURES, PROTOCOLS
@@ -209,11 +208,6 @@ def file_table(files: pd.DataFrame) -> Styler:
     """Return a table about files whose names may hold anything: escaped, line breaks shown, aligned to the left."""
     left = {"selector": "th, td", "props": "text-align: left"}
     return files.replace({"\n": "↵"}, regex=True).style.hide().format(escape="html").set_table_styles([left])
-
-
-def legend(evaluation: Evaluation) -> str:
-    """Say how to read the tables."""
-    return say("legend", evaluation)
 
 
 def rejected_files(reasons: pd.Series, shown: int) -> str:
