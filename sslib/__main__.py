@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sslib.config import ConfigError, SslibError, experiment_folder, load, merge, repository_root, resolve, root_for
+from sslib.config import ConfigError, SslibError, experiment_folder, load, merge, resolve, root_for
 
 HELP = "Visual sound source localization: data, training, evaluation and report."
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -43,7 +43,7 @@ def run(
 
     numbers = tuple(number.strip().zfill(2) for number in only.split(",") if number.strip())
     folder = workbook.run(config, numbers, force, overrides(changes))
-    typer.echo(f"pages:  {folder}\nreport: {repository_root(folder) / 'reports' / 'index.html'}")
+    typer.echo(f"pages:  {folder}\nreport: {root_for(folder) / 'reports' / 'index.html'}")
 
 
 @app.command()

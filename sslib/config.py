@@ -11,16 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 
 class SslibError(Exception):
@@ -35,10 +26,8 @@ class ConfigError(InputError):
     """A configuration that cannot be used; the message lists every fault with its path in the YAML."""
 
 
-class Section(BaseModel):
+class Section(BaseModel, extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True):
     """A part of the configuration: unknown keys and non-finite numbers are errors, values do not change later."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
 class Stamps(Section):
@@ -186,17 +175,8 @@ class Config(Section):
         return self
 
 
-def repository_root(start: Path | None = None) -> Path:
-    """Find the folder that holds ``sslib`` and ``notebooks``, from `start` (default: here) upwards.
-
-    Raises ``FileNotFoundError`` when no folder above `start` looks like the repository.
-    """
-    if root := _root_above(start or Path.cwd()):
-        return root
-    raise FileNotFoundError(f"no sslib repository at or above {start or Path.cwd()}: run this inside a clone of it")
-
-
 def _root_above(start: Path) -> Path | None:
+    """Find the clone, a folder that holds ``sslib`` and ``notebooks``, from `start` upwards."""
     folders = (start.resolve(), *start.resolve().parents)
     return next((f for f in folders if (f / "sslib" / "config.py").is_file() and (f / "notebooks").is_dir()), None)
 
@@ -207,8 +187,10 @@ def root_for(file: Path) -> Path:
 
 
 def experiment_folder(config: Config, root: Path | None = None) -> Path:
-    """Tell where everything about an experiment lies: ``reports/<exp_prefix>/<exp_name>`` of the repository."""
-    return (root or repository_root()) / "reports" / config.exp_prefix / config.exp_name
+    """Tell where all of an experiment lies: in `root` (default: the clone we stand in, or ``FileNotFoundError``)."""
+    if not (root := root or _root_above(Path.cwd())):
+        raise FileNotFoundError(f"no sslib repository at or above {Path.cwd()}: run this inside a clone of it")
+    return root / "reports" / config.exp_prefix / config.exp_name
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -221,13 +203,12 @@ def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path | None = None) -> Config:
-    """Read one experiment.
+    """Read one experiment from a YAML file that :func:`find` finds.
 
     Parameters
     ----------
-    path : YAML file; relative to the working folder, else to ``notebooks/`` or the repository's root.
     overrides : nested mapping of values that replace those of the file, for example ``{"training": {"epochs": 2}}``.
-    root : folder against which ``data.root`` and other paths resolve (default: the repository's root).
+    root : what ``data.root`` and other paths resolve against (default: :func:`root_for` the file).
 
     Raises ``ConfigError`` for a file that is missing or no YAML mapping, unknown keys, wrong types, non-finite numbers.
     """
@@ -242,7 +223,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
 
 
 def find(path: str | Path) -> Path:
-    """Find the configuration file `path` names, from wherever a notebook or a shell stands."""
+    """Find a configuration file: relative to the working folder, else to the clone's root or its ``notebooks/``."""
     candidates, root = [Path(path)], _root_above(Path.cwd())
     if root and not candidates[0].is_absolute():
         candidates += [root / path, root / "notebooks" / path]
@@ -262,7 +243,6 @@ def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> 
 
 
 def _fault(error: dict[str, Any]) -> str:
-    """One pydantic error as a line a person understands: where, what, and what was given."""
     where = ".".join(str(part) for part in error["loc"]) or "(whole file)"
     if error["type"] == "extra_forbidden":
         return f"  {where}: unknown key (misspelt?)"
@@ -272,15 +252,14 @@ def _fault(error: dict[str, Any]) -> str:
 def portable(config: Config) -> dict[str, Any]:
     """Give the configuration as plain values; paths inside this clone relative to it, so that they hold in others."""
     values, root = config.model_dump(mode="json"), _root_above(Path.cwd())
-    return _change_paths(
-        values, lambda path: str(path.relative_to(root) if root and path.is_relative_to(root) else path)
-    )
+    if root is None:
+        return values
+    return _change_paths(values, lambda path: str(path.relative_to(root) if path.is_relative_to(root) else path))
 
 
 def _change_paths(values: dict[str, Any], change: Callable[[Path], Path | str]) -> dict[str, Any]:
-    stamps = values["data"]["stamps"] or {}
-    data, model = values["data"], values["model"]
-    for section, key in ((data, "root"), (data, "raw"), (stamps, "media"), (model, "imagenet")):
+    data, stamps = values["data"], values["data"]["stamps"] or {}
+    for section, key in ((data, "root"), (data, "raw"), (stamps, "media"), (values["model"], "imagenet")):
         if isinstance(section.get(key), str | Path):
             section[key] = change(Path(section[key]))
     return values
