@@ -18,15 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from sslib.config import Config, InputError, SslibError
+from sslib.config import Config, InputError
 from sslib.data import media
 from sslib.data.layout import ClipError, Layout
 from sslib.data.media import ClipWindow
 from sslib.data.store import STORE_NAME, Store, StoreError
-
-
-class NotEnoughMemory(SslibError, MemoryError):
-    """What is to be loaded does not fit; the message says how much is needed and what else can be done."""
 
 
 class AVDataset(Dataset):
@@ -65,12 +61,12 @@ class AVDataset(Dataset):
         folders = (loader or config.data.loader) == "folders"
         self.reader = self.layout if folders else _open_store(config.data.root / STORE_NAME, self.window)
         self.ids, self.missing = self._find(self.layout.ids(split))
-        self.size = image_size(config, train)
+        self.size = config.evaluation.image_size or config.data.image_size
+        if train:
+            self.size = round(config.data.image_size * config.training.augment.crop)
         self.annotations = self.layout.annotations(split) if annotated else None
-        if annotated:
-            unknown = [clip_id for clip_id in self.ids if "boxes" not in self.annotations.get(clip_id, {})]
-            if unknown:
-                raise InputError(f"{len(unknown)} of {len(self.ids)} clips of {split!r} lack boxes: {unknown[:5]} …")
+        if annotated and (unknown := [i for i in self.ids if "boxes" not in self.annotations.get(i, {})]):
+            raise InputError(f"{len(unknown)} of {len(self.ids)} clips of {split!r} lack boxes: {unknown[:5]} …")
 
     @property
     def present(self) -> str:
@@ -129,13 +125,6 @@ def _some(names: list[str], count: int) -> str:
     return ", ".join(names[:count]) + (f", … and {len(names) - count} more" if len(names) > count else "")
 
 
-def image_size(config: Config, train: bool) -> int:
-    """Side in pixels of the images that a dataset yields."""
-    if train:
-        return round(config.data.image_size * config.training.augment.crop)
-    return config.evaluation.image_size or config.data.image_size
-
-
 def collate(clips: list[dict[str, Any]]) -> dict[str, Any]:
     """Stack images and waveforms of several clips, and list everything else."""
     batch = {key: [clip[key] for clip in clips] for key in clips[0]}
@@ -151,18 +140,14 @@ class InMemory(NamedTuple):
 
 
 def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threads: int = 2) -> InMemory:
-    """Decode every clip of `dataset` once; decoders release the interpreter, so threads suffice.
-
-    Raises ``NotEnoughMemory`` when it does not fit.
-    """
+    """Decode every clip of `dataset` once, by threads; ``InputError`` when it does not fit into memory."""
     samples = dataset.window.samples
     need, room = len(dataset) * (3 * dataset.size**2 + 2 * samples), available_memory()
     print(f"{dataset.split}: {need / 1e9:.2f} GB in memory, {room / 1e9:.2f} GB are available")
     if need > room:
-        raise NotEnoughMemory(
-            f"{dataset.split} needs {need / 1e9:.2f} GB of memory, {room / 1e9:.2f} GB are available: use "
-            "data.in_memory: false, with training.workers and a store (`python -m sslib store DATA`)"
-        )
+        advice = "use data.in_memory: false, with training.workers and a store (`python -m sslib store DATA`)"
+        says = f"{need / 1e9:.2f} GB of memory, {room / 1e9:.2f} GB are available"
+        raise InputError(f"{dataset.split} needs {says}: {advice}")
     image = torch.empty((len(dataset), 3, dataset.size, dataset.size), dtype=torch.uint8)
     waveform = torch.empty((len(dataset), samples), dtype=torch.int16)
 

@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
+from torchvision.transforms.functional import normalize
 
 from sslib.config import Augment, Config
 
@@ -23,11 +24,8 @@ def log_spectrogram(
     """Compute the paper's front end: log power density of short-time spectra.
 
     Equal to ``log(scipy.signal.spectrogram(x, sample_rate, nperseg=window, noverlap=window - hop)[2] + 1e-7) / 12``:
-    Tukey window (0.25), mean of each frame removed, one-sided density. 3 s at 24 kHz give 257 x 301.
-
-    Parameters
-    ----------
-    waveform : samples in [-1, 1], clipped to it.
+    Tukey window (0.25), mean of each frame removed, one-sided density. Samples are clipped to [-1, 1]; 3 s at 24 kHz
+    give 257 x 301.
     """
     return torch.log(_power(waveform, sample_rate, window, hop) + 1e-7) / 12
 
@@ -36,14 +34,16 @@ def log_mel(
     waveform: Float[Tensor, "*batch samples"], sample_rate: int, window: int, hop: int, bands: int
 ) -> Float[Tensor, "*batch F T"]:
     """Compute log-mel bands of the same short-time spectra (librosa's Slaney bank), about zero mean, unit spread."""
-    bank = torch.from_numpy(_mel_bank(sample_rate, window, bands)).to(waveform.device)
+    bank = _mel_bank(sample_rate, window, bands).to(waveform.device)
     power = _power(waveform, sample_rate, window, hop) * sample_rate  # full-scale noise lies near 1
     return (torch.log(torch.einsum("mf,...ft->...mt", bank, power) + 1e-6) + 6) / 4
 
 
 def _power(waveform: Tensor, sample_rate: int, window: int, hop: int) -> Tensor:
+    from scipy.signal.windows import tukey
+
     frames = waveform.clamp(-1, 1).unfold(-1, window, hop)  # (..., T, window)
-    taper = _tukey(window).to(waveform)
+    taper = torch.from_numpy(tukey(window, 0.25, sym=False)).to(waveform)
     spectrum = torch.fft.rfft((frames - frames.mean(dim=-1, keepdim=True)) * taper)
     power = spectrum.abs().square() / (sample_rate * taper.square().sum())
     power[..., 1 : (window + 1) // 2] *= 2  # the negative frequencies; DC and Nyquist have none
@@ -51,17 +51,10 @@ def _power(waveform: Tensor, sample_rate: int, window: int, hop: int) -> Tensor:
 
 
 @lru_cache
-def _tukey(window: int) -> Tensor:
-    from scipy.signal.windows import tukey
-
-    return torch.from_numpy(tukey(window, 0.25, sym=False)).float()
-
-
-@lru_cache
-def _mel_bank(sample_rate: int, window: int, bands: int):
+def _mel_bank(sample_rate: int, window: int, bands: int) -> Tensor:
     import librosa
 
-    return librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands)
+    return torch.from_numpy(librosa.filters.mel(sr=sample_rate, n_fft=window, n_mels=bands))
 
 
 def spectrograms(waveform: Int16[Tensor, "B n"], config: Config, augment: bool = False) -> Float[Tensor, "B 1 F T"]:
@@ -86,9 +79,7 @@ def images(image: UInt8[Tensor, "B 3 H W"], config: Config, augment: bool = Fals
     values = image.float() / 255
     if augment:
         values = augment_colour(values, config.training.augment)
-    mean = torch.tensor(IMAGENET_MEAN, device=image.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=image.device)[:, None, None]
-    return (values - mean) / std
+    return normalize(values, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def random_crop(image: UInt8[Tensor, "B 3 H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B 3 size size"]:

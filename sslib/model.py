@@ -59,12 +59,7 @@ def _stage(inside: int, outside: int, count: int, stride: int) -> nn.Sequential:
 class VisualReasoning(nn.Module):
     """Look for K kinds of things (nodes) in the visual map by K learned 1x1 filters (paper section 3.2).
 
-    Parameters
-    ----------
-    channels : C of the visual map.
-    nodes : K.
-    feature_dropout : dropout on the visual map where it is pooled into node features.
-    node_dropout : dropout on the node maps.
+    `feature_dropout` acts on the visual map where it is pooled into node features, `node_dropout` on the node maps.
     """
 
     def __init__(self, channels: int, nodes: int = 16, feature_dropout: float = 0.1, node_dropout: float = 0.0):
@@ -84,11 +79,7 @@ class SoundLocalizer(nn.Module):
 
     The halves can be used alone: :meth:`encode_image`, :meth:`encode_audio`, :meth:`similarity`,
     :meth:`visual_reasoning`, :meth:`visual_only`. ``scale`` multiplies cosines in the losses only; maps that leave the
-    model are raw.
-
-    Parameters
-    ----------
-    config : the ``model`` section of an experiment; without ``reasoning`` it is the base model.
+    model are raw. Without ``reasoning`` in the configuration it is the base model.
     """
 
     def __init__(self, config: Model):

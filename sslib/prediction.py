@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from sslib import datasets, features, losses
 from sslib.config import Config
+from sslib.model import SoundLocalizer
 
 
 class Prediction(NamedTuple):
@@ -31,7 +32,7 @@ OtherAudio = np.ndarray | Callable[[Tensor, list[str]], Tensor]
 
 @torch.no_grad()
 def predict(
-    model: Any,
+    model: SoundLocalizer,
     clips: datasets.AVDataset | datasets.InMemory,
     config: Config,
     device: torch.device | str = "cpu",
@@ -42,9 +43,7 @@ def predict(
 
     Parameters
     ----------
-    model : a :class:`SoundLocalizer`, on `device`.
-    clips : of a dataset, ``training.workers`` processes decode; its images stay in memory as bytes (at 224 pixels
-        150 kB each) until all sounds are known.
+    clips : images of a dataset stay in memory as bytes (at 224 pixels 150 kB each) until all sounds are known.
     other_audio : other sounds to play, by name. Each name becomes one more kind of map beside ``similarity`` (each clip
         with its own sound), ``visual_only`` and ``visual_only_mean`` (with the reasoning module).
     all_pairs : also score every image with every sound, for retrieval.

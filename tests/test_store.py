@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 
 from sslib import datasets
 from sslib.__main__ import app
+from sslib.config import InputError
 from sslib.data import media, store
 from sslib.data.layout import ClipError, Layout
 from sslib.data.media import ClipWindow
@@ -591,7 +592,7 @@ def test_short_memory_is_refused_before_loading(many, monkeypatch, capsys):
     dataset, need = AVDataset(many.config(), "all"), 8 * (3 * 32 * 32 + 2 * RATE)
     monkeypatch.setattr(datasets, "available_memory", lambda: need - 1)
     monkeypatch.setattr(AVDataset, "__getitem__", None)
-    with pytest.raises(MemoryError, match=r"all needs 0\.00 GB of memory, 0\.00 GB are available: use data\.in_memory"):
+    with pytest.raises(InputError, match=r"all needs 0\.00 GB of memory, 0\.00 GB are available: use data\.in_memory"):
         datasets.load_in_memory(dataset)
     assert "all: 0.00 GB in memory" in capsys.readouterr().out
     monkeypatch.undo()
