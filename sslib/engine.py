@@ -38,15 +38,11 @@ class TrainingError(SslibError):
 
 
 def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int | None = None) -> Path:
-    """Train one experiment, or go on where it stopped, or find it complete.
+    """Train one experiment, or go on where it stopped, or find it complete; return the run's folder, ``folder/run``.
 
-    Parameters
-    ----------
-    folder : the experiment's folder; the run lies in ``folder/run``.
-    retrain : start over; a run that is there is replaced when the first new epoch is saved, not before.
-    stop_after : stop after this epoch (the run stays incomplete and can be resumed).
-
-    Returns the run's folder. Raises ``CheckpointError`` when it holds a run of another configuration or of other data.
+    `retrain` starts over: a run that is there is replaced when the first new epoch is saved, not before. After the
+    epoch `stop_after` the run stays incomplete and can be resumed. Raises ``CheckpointError`` when the folder holds a
+    run of another configuration or of other data.
     """
     run = Path(folder) / "run"
     state = None if retrain else checkpoint.resumable(config, run)
@@ -137,11 +133,10 @@ def learning_rate(config: Config, step: int, steps: int) -> float:
 
 def _train_epoch(fabric, model, optimizer, batches: TrainingBatches, config: Config, epoch: int) -> dict[str, float]:
     model.train()
-    count = batches.count
-    sums: dict[str, Tensor] = {}
-    for index, batch in enumerate(tqdm(batches.of_epoch(epoch), desc=f"epoch {epoch}", total=count, leave=False)):
-        step, steps = (epoch - 1) * count + index, config.training.epochs * count
-        rate = learning_rate(config, step, steps)
+    count, sums = batches.count, {}
+    shown = tqdm(batches.of_epoch(epoch), desc=f"epoch {epoch}", total=count, leave=False)
+    for step, batch in enumerate(shown, start=(epoch - 1) * count):
+        rate = learning_rate(config, step, config.training.epochs * count)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         result = training_step(model, batch, config, fabric)
@@ -171,10 +166,10 @@ class TrainingBatches:
     """The batches of this process, epoch by epoch; incomplete ones are left out."""
 
     def __init__(self, fabric, config: Config):
-        self.fabric, self.config, self.size = fabric, config, config.training.batch_size
-        self.clips = datasets.AVDataset(config, config.data.train, train=True)
-        fabric.print(f"{config.data.train}: {self.clips.present}")
-        name, mine = config.data.train, len(self.clips) // fabric.world_size
+        self.fabric, self.config, self.size, name = fabric, config, config.training.batch_size, config.data.train
+        self.clips = datasets.AVDataset(config, name, train=True)
+        fabric.print(f"{name}: {self.clips.present}")
+        mine = len(self.clips) // fabric.world_size
         if mine < self.size:
             raise ConfigError(f"training.batch_size {self.size} is larger than the {mine} clips of {name!r}")
         self.count = mine // self.size
@@ -208,10 +203,9 @@ def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iter
 
 def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
     """Make a function that measures a model on the validation list: with boxes where the list has them."""
-    dataset = datasets.AVDataset(config, config.data.val)
+    dataset, truth = datasets.AVDataset(config, config.data.val), None
     annotations = dataset.layout.annotations(config.data.val)
     fabric.print(f"{config.data.val}: {dataset.present}")
-    truth = None
     if all("boxes" in annotations.get(clip_id, {}) for clip_id in dataset.ids):
         truth = np.stack([metrics.ground_truth_map(annotations[i]) for i in dataset.ids]).astype(np.float32)
     clips = datasets.load_in_memory(dataset, fabric.device) if config.data.in_memory else dataset
