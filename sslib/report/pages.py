@@ -14,6 +14,9 @@ import os
 import re
 from collections import Counter
 from datetime import datetime
+from functools import partial
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +68,8 @@ class Markdown(IPythonRenderer):
         name = html.unescape(re.sub(r"<[^>]+>", "", text)).strip().replace(" ", "-")  # the names that Jupyter gives
         return f'<h{level} id="{html.escape(name)}">{text}</h{level}>\n'
 
-    def inline_math(self, body: str) -> str:
-        return mathml(body)
-
-    def block_math(self, body: str) -> str:
-        return mathml(body, "block")
-
-    def multiline_math(self, text: str) -> str:
-        return mathml(re.sub(r"^(\$\$|\\{1,2}\[)|(\$\$|\\{1,2}\])$", "", text.strip()), "block")
+    inline_math = staticmethod(mathml)
+    block_math = staticmethod(partial(mathml, display="block"))
 
     def latex_environment(self, name: str, body: str) -> str:
         return mathml(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
@@ -84,27 +81,18 @@ def markdown(source: str, folder: str = "") -> str:
 
 
 def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: str = "") -> str:
-    """Write an executed notebook as the text of an HTML page.
+    """Write an executed notebook, which is not changed, as the text of an HTML page.
 
-    Parameters
-    ----------
-    notebook : the executed notebook; it is not changed.
-    folder : where the pictures named in its Markdown are looked for.
-    show_code : False leaves the code out and keeps the outputs.
-    note : a line above the title, for example when and how the notebook was run.
+    Pictures named in its Markdown are looked for in `folder`. `note` is a line above the title, for example when and
+    how the notebook was run.
     """
     notebook = tidy(copy.deepcopy(notebook))
     for cell in notebook.cells:
         if "injected-parameters" in tags(cell):  # no reader needs to know where the clone lay
             cell.source = cell.source.replace(f"{folder.parent}/", "")
-    exporter = HTMLExporter(
-        config=Traits({"CSSHTMLHeaderPreprocessor": {"style": "default"}}),
-        template_name="report",
-        extra_template_basedirs=[str(TEMPLATES)],
-        exclude_input=not show_code,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
+    style = Traits({"CSSHTMLHeaderPreprocessor": {"style": "default"}})
+    without = {"exclude_input": not show_code, "exclude_input_prompt": True, "exclude_output_prompt": True}
+    exporter = HTMLExporter(style, template_name="report", extra_template_basedirs=[str(TEMPLATES)], **without)
     exporter.register_filter("markdown2html", lambda source: markdown(source, str(folder)))
     exporter.register_filter("mathml", lambda source: mathml(source.strip().strip("$"), "block"))
     resources = {"metadata": {"name": title(notebook), "path": str(folder)}, "note": note}
@@ -113,8 +101,7 @@ def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: s
 
 def add_contents(page: str) -> str:
     """List the headings of an HTML page (h2 and h3 with an id) after its title; an id that comes again is numbered."""
-    seen: Counter[str] = Counter()
-    entries = []
+    seen, entries = Counter(), []
 
     def enter(heading: re.Match) -> str:
         level, before, name, after, text = heading.groups()
@@ -154,9 +141,7 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
 
 def _is_dead(output: NotebookNode) -> bool:
     """Tell whether an output shows nothing in a file: a live widget, a script, or a line that erased itself."""
-    if output.output_type == "stream":
-        return not output.text.strip()
-    return bool(LIVE & set(output.get("data", {})))
+    return not output.text.strip() if "text" in output else bool(LIVE & output.get("data", {}).keys())
 
 
 def _without_empty_parts(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -164,14 +149,9 @@ def _without_empty_parts(cells: list[NotebookNode]) -> list[NotebookNode]:
 
     A notebook for several kinds of data has such parts: what does not concern this one is not printed.
     """
-    parts: list[list[NotebookNode]] = [[]]
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            parts.append([])
-        parts[-1].append(cell)
-    shown = [
-        part for part in parts if part and ("optional" not in tags(part[0]) or any(c.get("outputs") for c in part))
-    ]
+    starts = [index for index, cell in enumerate(cells) if index == 0 or cell.cell_type == "markdown"]
+    parts = [cells[start:end] for start, end in pairwise([*starts, len(cells)])]
+    shown = [part for part in parts if "optional" not in tags(part[0]) or any(cell.get("outputs") for cell in part)]
     return [cell for part in shown for cell in part]
 
 
@@ -204,24 +184,20 @@ def _plain(text: str) -> str:
 def link_pages(folder: Path, reports: Path) -> None:
     """Write into every page of an experiment the line that leads to its other pages and to the list of experiments."""
     names = sorted(file.name for file in folder.glob("[0-9][0-9]_*.html"))
-    up = os.path.relpath(reports / "index.html", folder)
-    experiment = html.escape(folder.relative_to(reports).as_posix())
+    given = {"names": names, "experiment": folder.relative_to(reports).as_posix()}
+    given["up"] = os.path.relpath(reports / "index.html", folder)
     for name in names:
-        links = [f'<a href="{up}">All experiments</a>', f'<span class="experiment">{experiment}</span>']
-        for other in names:
-            here = ' aria-current="page"' if other == name else ""
-            links.append(f'<a href="{other}"{here}>{Path(other).stem.replace("_", " ")}</a>')
+        navigation = HTML_TEMPLATES.get_template("navigation.html.j2").render(given, here=name)
         page = (folder / name).read_text(encoding="utf-8")
-        linked = NAVIGATION.sub(lambda _, links=links: f'<nav class="pages">{" ".join(links)}</nav>', page, count=1)
-        if linked != page:
+        if (linked := NAVIGATION.sub(lambda _, line=navigation: line, page, count=1)) != page:
             write_atomic(folder / name, linked)
 
 
 def experiments(reports: Path) -> HTML:
     """Return all experiments under `reports` as HTML, the latest first; the numbers are those of ``summary.json``."""
     folders = (path for path in reports.glob("*/*") if (path / "run").is_dir() or any(path.glob("[0-9][0-9]_*.ipynb")))
-    cards = sorted((_card(folder, reports) for folder in folders), key=lambda card: card["changed"], reverse=True)
-    return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(cards=cards))
+    cards = sorted((_card(folder, reports) for folder in folders), key=itemgetter("changed"), reverse=True)
+    return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(cards=cards, format_date=format_date))
 
 
 def _card(folder: Path, reports: Path) -> dict[str, Any]:
@@ -231,18 +207,16 @@ def _card(folder: Path, reports: Path) -> dict[str, Any]:
         summary, lacks = read_summary(folder / "run"), ""
     except ResultsError:  # of another sslib: its pages can be read, its numbers not
         summary, lacks = {}, "results of another version: run it again" if file.exists() else "unfinished"
-    changed = datetime.fromtimestamp((file if file.exists() else folder).stat().st_mtime)
+    pages = [*sorted(folder.glob("[0-9][0-9]_*.html")), *sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))]
+    names = [page.stem.replace(".failed", " (failed)").replace("_", " ") for page in pages]
     last = {page.parent.name: page for page in sorted(folder.glob("variants/*/[0-9][0-9]_*.html"))}
-    failed = {f"{page.name.split('.')[0]} (failed)": page for page in sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))}
-    pages = {page.stem: page for page in sorted(folder.glob("[0-9][0-9]_*.html"))} | failed
     return {
         "name": folder.relative_to(reports).as_posix(),
-        "changed": changed,
-        "date": format_date(changed),
+        "changed": datetime.fromtimestamp((file if file.exists() else folder).stat().st_mtime),
         "summary": summary,
         "lacks": lacks,
-        "headline": [(label, *interval.split(" ", 1)) for label, interval in headline(summary)],
+        "headline": headline(summary),
         "thumbnail": base64.b64encode(thumbnail.read_bytes()).decode() if thumbnail.exists() else "",
-        "pages": [(name.replace("_", " "), page.relative_to(reports).as_posix()) for name, page in pages.items()],
+        "pages": [(name, page.relative_to(reports).as_posix()) for name, page in zip(names, pages, strict=True)],
         "variants": [(name, page.relative_to(reports).as_posix()) for name, page in last.items()],
     }
