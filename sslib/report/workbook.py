@@ -69,26 +69,22 @@ def run(
 
     Parameters
     ----------
-    path : the YAML file of the experiment.
     only : number prefixes of the notebooks to run, for example ``("02", "04")``; all of them when empty.
     force : execute finished notebooks again, and train again.
     overrides : nested mapping of literals that replace values of the file.
     index : renew ``reports/index.html`` at the end; a part of a larger run leaves that to its parent.
 
-    Raises ``ConfigError`` for a configuration that cannot be used; ``NotebookError`` when a notebook does not fit the
-    runner or when one of its cells fails.
+    Raises ``ConfigError`` or ``NotebookError``.
     """
     file, overrides = find(path), overrides or {}
     root = root_for(file)  # a file outside any clone means the one we stand in
     config = load(file, overrides)
     folder, failure = experiment_folder(config, root), None
-    notebooks = _choose(root / "notebooks", only, config.data)
     given = {"config": str(file), "overrides": overrides}
-    for notebook, parameters in [(notebook, _parameters(notebook, given, force)) for notebook in notebooks]:
+    chosen = [(path, _parameters(path, given, force)) for path in _choose(root / "notebooks", only, config.data)]
+    for notebook, parameters in chosen:
         try:
-            _step(
-                notebook, folder, parameters, _digest(notebook, config, root, folder), Layout(config.data.root), force
-            )
+            _step(notebook, config, root, parameters, force)
         except NotebookError as error:
             failure = error
         pages.link_pages(folder, root / "reports")  # the page of a failed one is gone: nothing may lead to it
@@ -104,16 +100,11 @@ def run(
 def run_variants(
     path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1, force: bool = False
 ) -> dict[Any, Path]:
-    """:func:`run` one configuration with several sets of overrides; return their folders by the same keys.
+    """:func:`run` one configuration with several overrides (``exp_name`` among them); return folders by the same keys.
 
-    Parameters
-    ----------
-    variants : overrides (each with an ``exp_name`` of its own) by any key.
-    jobs : so many at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
-        otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other.
-
-    Raises ``NotebookError`` or ``ConfigError`` of the first variant that fails; those under way are stopped, and go on
-    from there when run again.
+    `jobs` run at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
+    otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other. The
+    first variant that fails raises its error; those under way are stopped, and go on from there when run again.
     """
     if jobs == 1:
         return {key: run(path, only, force, overrides, index=False) for key, overrides in variants.items()}
@@ -126,7 +117,7 @@ def run_variants(
 
 
 def _run_silently(path: str | Path, only: tuple[str, ...], force: bool, variant: tuple[Any, dict[str, Any]]) -> Path:
-    """Run a variant in a process of its own; what it prints line by line would mix with that of the others."""
+    """Run a variant without a word: what it prints line by line would mix with that of the others."""
     with contextlib.redirect_stdout(io.StringIO()):
         return run(path, only, force, variant[1], index=False)
 
@@ -156,11 +147,10 @@ def _choose(folder: Path, only: tuple[str, ...], data: Data) -> list[Path]:
 def _parameters(notebook: Path, values: dict[str, Any], force: bool = False) -> dict[str, Any]:
     """Return what a notebook is handed: `values`, and ``retrain`` where it has that parameter.
 
-    Refuses a notebook that lacks one of the values (papermill only warns), one that its .py half differs from, and
-    values that are not literals: a NaN would make the executed copy invalid JSON.
+    Refuses a notebook that lacks one of them (papermill only warns), or that its .py half differs from.
     """
     try:
-        json.dumps(values, allow_nan=False)
+        json.dumps(values, allow_nan=False)  # a NaN would make the executed copy invalid JSON
     except (TypeError, ValueError) as error:
         raise ConfigError(f"overrides must be plain finite values: {error}") from None
     try:
@@ -177,9 +167,10 @@ def _parameters(notebook: Path, values: dict[str, Any], force: bool = False) -> 
     return values | ({"retrain": force} if "retrain" in known else {})
 
 
-def _step(notebook: Path, folder: Path, parameters: dict[str, Any], digest: str, data: Layout, force: bool) -> None:
+def _step(notebook: Path, config: Config, root: Path, parameters: dict[str, Any], force: bool) -> None:
     """Execute one notebook unless it is finished, and say so in one line."""
-    target, lists = folder / notebook.name, data.fingerprint()
+    folder, data = experiment_folder(config, root), Layout(config.data.root)
+    target, digest, lists = folder / notebook.name, _digest(notebook, config, root, folder), data.fingerprint()
     known = _stamp(target) if target.with_suffix(".html").exists() else {}
     print(f"{notebook.stem} ", end="", flush=True)
     if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
@@ -203,8 +194,7 @@ def _execute(
 ) -> float:
     """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
 
-    It is a failed one until its last cell has run, so that nothing unfinished looks like a report. What `stamp`
-    returns then goes into the metadata of the executed notebook. Returns the seconds of the execution.
+    It is a failed one until its last cell has run and what `stamp` returns was noted. Returns the seconds that it took.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     failed, page = target.with_suffix(".failed.ipynb"), target.with_suffix(".html")
@@ -242,11 +232,10 @@ def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
     Of notebook 01 also the files that clips are made from. Lists and annotations are compared apart (`_step`).
     """
     settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
-    package = Path(sslib.__file__).parent
-    files = sorted(file for file in package.rglob("*.*") if file.suffix in {".py", ".csv", ".j2", ".css"})
-    code = [file.read_text(encoding="utf-8") for file in files]
-    earlier = [file for file in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if file.name[:2] < notebook.name[:2]]
-    before = [stamp for stamp in map(_stamp, earlier) if stamp]
+    files = [path for path in Path(sslib.__file__).parent.rglob("*.*") if path.suffix in {".py", ".csv", ".j2", ".css"}]
+    code = [path.read_text(encoding="utf-8") for path in sorted(files)]
+    earlier = [path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if path.name[:2] < notebook.name[:2]]
+    before = list(filter(None, map(_stamp, earlier)))
     cells = _cells(nbformat.read(notebook, as_version=4))
     sources = _sources(config.data) if notebook.stem == PREPARATION else []
     return layout.digest([settings, code, cells, before, sources])
@@ -263,12 +252,10 @@ def _sources(data: Data) -> list[Any]:
 
 
 def _stamp(file: Path) -> dict[str, Any]:
-    """Return what the runner wrote into an executed notebook; nothing when there is none or it is a failed one."""
-    if not file.exists() or ".failed" in file.name:
-        return {}
+    """Return what the runner wrote into a finished notebook; nothing when there is none or it failed."""
     try:
         return dict(nbformat.read(file, as_version=4).metadata.get("sslib", {}))
-    except Exception:  # cut short by a full disk, edited by hand: not finished
+    except Exception:  # no such file, cut short by a full disk, edited by hand: not finished
         return {}
 
 
