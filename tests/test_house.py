@@ -187,6 +187,18 @@ def test_imports_only_go_down_the_floors_and_in_no_circle():
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
+def test_rooms_stay_small():
+    files = sorted((ROOT / "sslib").rglob("*.py"))
+    lines = {file.relative_to(ROOT): len(file.read_text().splitlines()) for file in files}
+    assert len(files) <= 36
+    assert sum(count for file, count in lines.items() if len(file.parts) == 2) <= 1900
+    assert not {file: count for file, count in lines.items() if count > 340}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 50, f"{file.relative_to(ROOT)}: {node.name} is too long"
+
+
 def test_torch_is_loaded_after_sslib_decided_how_its_threads_wait():
     code = "import sys, sslib, os; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
     surroundings = {name: value for name, value in os.environ.items() if not name.startswith("GOMP")}
