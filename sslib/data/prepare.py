@@ -130,9 +130,8 @@ def prepare(
     workers, scheduler : processes here, or a Dask cluster; see ``parallel.each``.
     retry : also try rejected clips again whose source has not changed.
 
-    Raises ``FileNotFoundError`` or ``InputError`` when there is no folder `raw`; when a setting makes no sense;
-    ``PreparationAborted`` when `data` cannot be written (full, read-only) or holds another data set; ``FolderLocked``
-    when another process prepares the same folder.
+    Raises ``FileNotFoundError`` or ``InputError`` for `raw` and settings, ``PreparationAborted`` when `data` cannot be
+    written or holds another data set, ``FolderLocked`` when another process prepares it.
     """
     raw, layout = Path(raw).absolute(), Layout(Path(data).absolute())
     rates = (float(frame_rate), None) if at is None else (None, float(at))
@@ -144,23 +143,26 @@ def prepare(
     with closing(journal):
         found = find_sources(raw, layout.root)
         with _writing(layout.root):
-            _describe(layout, settings, journal, complete=False)
-            layout.clear_partial()
-            for clip_id in {row.id for row in found if row.reason.startswith(CLASH)} & journal.rows.keys():
-                if journal.rows[clip_id].outcome == "ok":
-                    layout.remove_clip(clip_id)
-                    journal.add(Row(clip_id, "", "gone"))
+            _begin(layout, settings, journal, found)
+        task = functools.partial(_prepare_clip, raw, layout, settings)
         jobs = [(replace(row, settings=settings.digest), journal.rows.get(row.id)) for row in found if not row.reason]
         jobs = [job for job in jobs if not _is_done(layout, settings, *job, retry)]
-        try:
-            task = functools.partial(_prepare_clip, raw, layout, settings)
+        with closing(_decoder()):
             for _, row in each(task, jobs, workers=workers, scheduler=scheduler, desc="preparing"):
                 with _writing(layout.root):
                     journal.add(row)
-        finally:
-            _decoder().close()
         with _writing(layout.root):
             return _finish(layout, settings, journal, found)
+
+
+def _begin(layout: Layout, settings: Settings, journal: Journal, found: list[Row]) -> None:
+    """Mark the folder as unfinished; remove finished clips whose ids a second file claims now."""
+    _describe(layout, settings, journal, complete=False)
+    layout.clear_partial()
+    for clip_id in {row.id for row in found if row.reason.startswith(CLASH)} & journal.rows.keys():
+        if journal.rows[clip_id].outcome == "ok":
+            layout.remove_clip(clip_id)
+            journal.add(Row(clip_id, "", "gone"))
 
 
 def _check(settings: Settings, raw: Path, layout: Layout) -> None:
