@@ -12,10 +12,7 @@ from sslib.stamps.library import Background, Cutout, Library, Recording
 
 
 def generate_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 8, seed: int = 0) -> Library:
-    """Make a drawn shape and a synthesized sound for each class, known and new, and places of smooth noise.
-
-    The material of tests, and of a demonstration where no media can be had. `seed` decides every byte.
-    """
+    """Make a shape and a sound for each class, known and new, and places of smooth noise; `seed` decides every byte."""
     rng = np.random.default_rng([seed, classes, backgrounds])
     cutouts, recordings = [], []
     for index in range(classes):
@@ -48,23 +45,23 @@ def _draw_shape(index: int, classes: int, rng: np.random.Generator, side: int = 
 
 def _synthesize(index: int, classes: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Synthesize 2 s of the class's kind (harmonics, chirps, noise bursts, warble) at its pitch, float32 (samples,)."""
-    time = np.arange(2 * sample_rate) / sample_rate
+    time, kind = np.arange(2 * sample_rate) / sample_rate, index % 4
     highest = min(3000.0, sample_rate / 8)
     pitch = 150 * (highest / 150) ** (index / max(1, classes - 1)) * rng.uniform(0.96, 1.04)
-    rate, phase = (2 + index % 5) * rng.uniform(0.95, 1.05), rng.uniform(0, 2 * np.pi)
-    kind = index % 4
-    cycles = pitch * time
-    if kind == 1:  # chirps upwards, `rate` a second
-        cycles = np.cumsum(pitch * (0.7 + 0.6 * ((rate * time + phase) % 1))) / sample_rate
+    rate, phase = (2 + index % 5) * rng.uniform(0.95, 1.05), rng.uniform(0, 2 * np.pi)  # `rate` beats a second
+    cycles, beat = pitch * time, (rate * time + phase) % 1
+    if kind == 1:  # chirps upwards
+        cycles = np.cumsum(pitch * (0.7 + 0.6 * beat)) / sample_rate
     elif kind == 3:  # warble
         cycles = np.cumsum(pitch * (1 + 0.15 * np.sin(2 * np.pi * rate * time + phase))) / sample_rate
     if kind == 2:
         noise = np.convolve(rng.standard_normal(len(time)), np.full(40, 0.2), mode="same")
-        wave = noise * np.cos(2 * np.pi * cycles) * ((rate * time + phase) % 1 < 0.5)
+        wave = noise * np.cos(2 * np.pi * cycles) * (beat < 0.5)
     else:
         wave = sum(np.sin(2 * np.pi * (n + 1) * cycles + phase * n) * 0.6**n for n in range(3 if kind else 4))
-        wave = wave * (0.6 + 0.4 * np.sin(2 * np.pi * rate * time)) if kind == 0 else wave
-    wave = wave + 0.01 * rng.standard_normal(len(time))
+        if kind == 0:
+            wave *= 0.6 + 0.4 * np.sin(2 * np.pi * rate * time)
+    wave += 0.01 * rng.standard_normal(len(time))
     return (0.5 * wave / np.abs(wave).max()).astype(np.float32)
 
 

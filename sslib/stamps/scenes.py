@@ -39,15 +39,11 @@ OWN_FILES = re.compile(
 
 
 class PlacedObject(NamedTuple):
-    """One object of a scene and the pixels of it that can be seen."""
-
     cutout: Cutout
-    mask: np.ndarray  # bool (H, W)
+    mask: np.ndarray  # bool (H, W): the pixels of it that can be seen
 
 
 class Scene(NamedTuple):
-    """A composed image."""
-
     image: np.ndarray  # uint8 (H, W, 3)
     objects: tuple[PlacedObject, ...]
     background: Background
@@ -60,7 +56,6 @@ class Plan(NamedTuple):
     split: str
     index: int
     classes: tuple[str, ...]
-    every_sound: bool  # each object sounds in turn, else one of them
 
 
 class Clip(NamedTuple):
@@ -73,9 +68,9 @@ class Clip(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """What a split may use, by class."""
+    """What a split may use."""
 
-    cutouts: dict[str, list[Cutout]]
+    cutouts: dict[str, list[Cutout]]  # by class
     recordings: dict[str, list[Recording]]
     backgrounds: list[Background]
 
@@ -83,7 +78,7 @@ class Pool(NamedTuple):
 def open_library(data: Data) -> Library:
     """Read the material that ``data.stamps`` asks for: real media, or (``auto``, where there are none) generated ones.
 
-    Raises `MediaUnavailable` with ``source: media`` where the packages are neither installed nor to be had.
+    Raises ``MediaUnavailable`` with ``source: media`` where the packages are neither installed nor to be had.
     """
     if data.stamps.source != "generated":
         try:
@@ -98,16 +93,11 @@ def open_library(data: Data) -> Library:
 
 def select_pool(library: Library, split: str) -> Pool:
     """Select known cut-outs and recordings, or new ones for ``test_new_instances``, and the split's own backgrounds."""
-    instance = "new" if split == "test_new_instances" else "known"
-    cutouts: dict[str, list[Cutout]] = {}
-    recordings: dict[str, list[Recording]] = {}
-    for by_class, items in ((cutouts, library.cutouts), (recordings, library.recordings)):
-        for item in items:
-            if item.instance == instance:
-                by_class.setdefault(item.class_name, []).append(item)
-    both = sorted(set(cutouts) & set(recordings))
-    backgrounds = [b for b in library.backgrounds if b.name in background_names(library, split)]
-    return Pool({c: cutouts[c] for c in both}, {c: recordings[c] for c in both}, backgrounds)
+    instance, names = "new" if split == "test_new_instances" else "known", background_names(library, split)
+    kinds = [[item for item in items if item.instance == instance] for items in (library.cutouts, library.recordings)]
+    classes = sorted(set.intersection(*({item.class_name for item in items} for items in kinds)))
+    by_class = ({name: [item for item in items if item.class_name == name] for name in classes} for items in kinds)
+    return Pool(*by_class, [background for background in library.backgrounds if background.name in names])
 
 
 def background_names(library: Library, split: str) -> set[str]:
@@ -135,7 +125,7 @@ def plan_scenes(library: Library, split: str, config: Stamps) -> list[Plan]:
             # Classes that still wait come first; of a new round they come last, so that no scene has one twice.
             queue += sorted(rng.permutation(classes).tolist(), key=lambda name: name in queue)
         chosen, queue = queue[:size], queue[size:]
-        plans.append(Plan(f"{split}_{index:05d}", split, index, tuple(chosen), split != "train"))
+        plans.append(Plan(f"{split}_{index:05d}", split, index, tuple(chosen)))
     return plans
 
 
@@ -189,40 +179,29 @@ def _transform(cutout: Cutout, size: tuple[int, int], shrink: float, rng: np.ran
 
 def _place(image: Image.Image, size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     """Put the object on an empty canvas, anywhere, up to a tenth of it outside."""
-    corner = []
-    for inside, length in zip(size, image.size, strict=True):
-        low, high = sorted((-0.1 * length, inside - 0.9 * length))
-        corner.append(round(rng.uniform(low, high)))
+    ranges = [sorted((-0.1 * length, inside - 0.9 * length)) for inside, length in zip(size, image.size, strict=True)]
     layer = Image.new("RGBA", size)
-    layer.paste(image, tuple(corner))
+    layer.paste(image, tuple(round(rng.uniform(low, high)) for low, high in ranges))
     return layer
 
 
 def _light(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Change gain, contrast and tint, alike for objects and places."""
-    gain, contrast = rng.uniform(0.88, 1.12), rng.uniform(0.9, 1.1)
-    tables = []
-    for tint in rng.uniform(0.98, 1.02, 3):
-        ramp = ((np.arange(256) - 128) * contrast + 128) * gain * tint
-        tables += np.clip(ramp, 0, 255).astype(int).tolist()
-    return image.point(tables)
+    gain, contrast, tint = rng.uniform(0.88, 1.12), rng.uniform(0.9, 1.1), rng.uniform(0.98, 1.02, (3, 1))
+    table = ((np.arange(256) - 128) * contrast + 128) * gain * tint  # (channels, values)
+    return image.point(np.clip(table, 0, 255).astype(int).ravel().tolist())
 
 
 def _visible(masks: list[np.ndarray]) -> list[np.ndarray]:
     """Take from each mask what the objects pasted after it hide."""
-    seen, covered = [], np.zeros_like(masks[0])
-    for mask in reversed(masks):
-        seen.append(mask & ~covered)
-        covered = covered | mask
-    return seen[::-1]
+    return [mask & ~np.any(masks[number:], axis=0) for number, mask in enumerate(masks, start=1)]
 
 
 def compose_audio(recording: Recording, samples: int, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Cut `samples` (int16) of a recording, repeated if it is short, at a random moment and level, and add noise."""
     waveform = recording.waveform
     if len(waveform) < samples:
-        gap = np.zeros(int(rng.uniform(0.0, 0.3) * sample_rate), np.float32)
-        unit = np.concatenate([waveform, gap])
+        unit = np.pad(waveform, (0, int(rng.uniform(0.0, 0.3) * sample_rate)))
         waveform = np.tile(unit, samples // len(unit) + 2)
         start = rng.integers(len(unit))
     else:
@@ -230,8 +209,7 @@ def compose_audio(recording: Recording, samples: int, sample_rate: int, rng: np.
         starts = rng.integers(len(waveform) - samples + 1, size=5)
         start = max(starts, key=lambda at: np.square(waveform[at : at + samples]).sum())
     piece = waveform[start : start + samples].astype(np.float64)
-    level = np.sqrt(np.mean(piece**2)) + 1e-9
-    piece *= 10 ** (rng.uniform(-26, -16) / 20) / level
+    piece *= 10 ** (rng.uniform(-26, -16) / 20) / (np.sqrt(np.mean(piece**2)) + 1e-9)
     noise = rng.standard_normal(samples)
     if rng.random() < 0.5:  # half of the noises are pink-ish
         noise = np.convolve(noise, np.full(32, 1 / np.sqrt(32)), mode="same")
@@ -252,10 +230,10 @@ def make_scene(available: Pool, scene: Plan, seed: int, height: int) -> tuple[Sc
     cutouts = [available.cutouts[c][rng.integers(len(available.cutouts[c]))] for c in scene.classes]
     background = available.backgrounds[rng.integers(len(available.backgrounds))]
     composed = compose_image(cutouts, background, height, rng)
-    clips = []
-    for sounding in range(len(cutouts)) if scene.every_sound else [int(rng.integers(len(cutouts)))]:
+    clips, in_turn = [], scene.split != "train"
+    for sounding in range(len(cutouts)) if in_turn else [int(rng.integers(len(cutouts)))]:
         recordings = available.recordings[scene.classes[sounding]]
-        suffix = f"_{'abc'[sounding]}" if scene.every_sound and len(cutouts) > 1 else ""
+        suffix = f"_{'abc'[sounding]}" if in_turn and len(cutouts) > 1 else ""
         recording = recordings[rng.integers(len(recordings))]
         clips.append(Clip(scene.name + suffix, sounding, recording, int(rng.integers(2**31))))
     return composed, clips
@@ -265,16 +243,14 @@ def write_scenes(data: Data, library: Library, workers: int = 2) -> Path:
     """Compose all splits of ``data.stamps`` into the layout at ``data.root``; done already, it does nothing.
 
     The folder appears under its name only when it is complete. It takes the place of scenes of other settings, never
-    of a file that was not composed here: `InputError` names what is in the way.
+    of a file that was not composed here: ``InputError`` names what is in the way.
     """
-    layout, made_of = Layout(data.root), _digest(data, library)
-    if data.root.exists():
-        info = layout.info()
-        if info.get("digest") == made_of:
-            return data.root
-        if info.get("kind") != "stamps" and any(data.root.iterdir()):
-            raise InputError(f"{data.root} holds other data: give data.root another folder")
-        _require_only_scenes(data.root)
+    # The digest is of all that decides the composed bytes: not of where the media were found.
+    rules = data.stamps.model_dump(mode="json", exclude={"source", "media", "subset"})
+    made_of = digest([VERSION, rules, data.sample_rate, data.seconds, library.digest])
+    if Layout(data.root).info().get("digest") == made_of:
+        return data.root
+    _require_only_scenes(data.root)
     partial = Layout(data.root.with_name(data.root.name + ".partial"))
     shutil.rmtree(partial.root, ignore_errors=True)
     for split in SPLITS:
@@ -287,20 +263,16 @@ def write_scenes(data: Data, library: Library, workers: int = 2) -> Path:
     return data.root
 
 
-def _digest(data: Data, library: Library) -> str:
-    """Identify the composed bytes by all that decides them: not by where the media were found."""
-    rules = data.stamps.model_dump(mode="json", exclude={"source", "media", "subset"})
-    return digest([VERSION, rules, data.sample_rate, data.seconds, library.digest])
-
-
 def _require_only_scenes(root: Path) -> None:
-    """Raise where a folder holds files beside scenes and the store made of them."""
-    paths = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")) if not path.is_dir())
-    if added := [name for name in paths if not OWN_FILES.fullmatch(name)]:
-        raise InputError(
-            f"{root} holds scenes of other settings and {len(added)} file(s) that were not composed "
-            f"({', '.join(added[:3] + ['…'] * (len(added) > 3))}): move them, or give data.root another folder"
-        )
+    """Raise where a folder holds other data, or files beside scenes and the store made of them."""
+    paths = sorted(root.rglob("*"))
+    if paths and Layout(root).info().get("kind") != "stamps":
+        raise InputError(f"{root} holds other data: give data.root another folder")
+    names = (path.relative_to(root).as_posix() for path in paths if not path.is_dir())
+    if added := [name for name in names if not OWN_FILES.fullmatch(name)]:
+        few = ", ".join(added[:3] + ["…"] * (len(added) > 3))
+        found = f"scenes of other settings and {len(added)} file(s) that were not composed ({few})"
+        raise InputError(f"{root} holds {found}: move them, or give data.root another folder")
 
 
 def _write_split(layout: Layout, data: Data, library: Library, split: str, workers: int) -> None:
