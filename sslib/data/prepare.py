@@ -111,7 +111,7 @@ def prepare(
     frame_rate: float = 1.0,
     at: float | None = None,
     sample_rate: int = 24000,
-    max_seconds: float = video.MAX_SECONDS,
+    max_seconds: float = 60.0,
     time_limit: float = 60.0,
     workers: int = 1,
     scheduler: str | None = None,

@@ -6,6 +6,7 @@ on display at (k - 1) / frame_rate, whatever the video's own, possibly variable,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -22,20 +23,17 @@ from sslib.config import InputError
 from sslib.data.media import to_int16, to_mono, upright
 
 SHORT_SIDE = 256  # pixels; pictures that are smaller stay as they are
-MAX_SECONDS = 60.0  # the field's clips have 10 s; a longer source is another kind of data, cut it first
 MAX_PIXELS = 16384 * 8640  # of one picture: twice 8K each way
 MAX_BYTES = 2**30  # compressed pictures and sound of one clip, held in memory
 LATE = 0.0005  # s: a picture this late still counts as in time, because many containers round to milliseconds
 SHORTEST = 0.002  # s: the last picture does not count as on display at a time that is this close to its end
 GAP = 0.05  # s: where sound and its time stamps differ by more, the stamps are right
 CONTAINERS = "mov,matroska,webm,avi,flv,mpegts,mpeg,mpegvideo,asf,ogg,rm,mxf,nut,dv,gif,wav,mp3,flac,aac"
-OTHERS = {  # the first bytes of what lies among videos most often
-    b"PK\x03\x04": "a zip archive: unpack it first (sslib.data.published)",
-    b"\x1f\x8b": "a gzip archive: unpack it first (sslib.data.published)",
-    b"\xff\xd8\xff": "a picture",
-    b"\x89PNG": "a picture",
-    b"<!doctype html": "a web page: a download that failed",
-    b"<html": "a web page: a download that failed",
+OTHERS = {  # what lies among videos most often, by its first bytes in lower case
+    "a zip archive: unpack it first (sslib.data.published)": b"pk\x03\x04",
+    "a gzip archive: unpack it first (sslib.data.published)": b"\x1f\x8b",
+    "a picture": (b"\xff\xd8\xff", b"\x89png"),
+    "a web page: a download that failed": (b"<!doctype html", b"<html"),
 }
 
 
@@ -57,12 +55,7 @@ class Video(NamedTuple):
 
 
 def read(
-    path: Path,
-    *,
-    frame_rate: float = 1.0,
-    at: float | None = None,
-    sample_rate: int = 24000,
-    max_seconds: float = MAX_SECONDS,
+    path: Path, *, frame_rate: float = 1.0, at: float | None = None, sample_rate: int = 24000, max_seconds: float = 60.0
 ) -> Video:
     """Read the frames at a frame rate, or the one at an exact time, and all of the sound, in one pass over the file.
 
@@ -71,62 +64,60 @@ def read(
     frame_rate : frames per second to take, from 0 s to before the end; none is repeated past the end.
     at : take only the frame on display at this time, in s (VGG-SS's boxes are drawn on 5.0 s).
     sample_rate : of the sound, in Hz; mono is the mean of the channels, resampled by soxr (HQ).
-    max_seconds : a longer video is refused; sound that goes on for longer is cut. What counts is what the file holds,
-        not the duration that it claims.
+    max_seconds : a longer video is refused (the field's clips have 10 s); sound that goes on for longer is cut. What
+        counts is what the file holds, not the duration that it claims.
 
     Raises ``VideoError`` when the file is no video, has no picture, no sound or no picture at the wanted time, or is
     too long or large.
     """
-    if not path.stat().st_size:
-        raise VideoError("an empty file (0 bytes)")
-    try:
-        container = av.open(
-            f"file:{path}",  # the protocol spelt out: a name may hold a colon
-            metadata_errors="replace",
-            options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS},
-        )
-    except (av.FFmpegError, ValueError) as error:
-        if what := _other(path):
-            raise VideoError(f"not a video but {what}") from error
-        why = getattr(error, "strerror", None) or error
-        raise VideoError(f"not a video, or cut off before its contents can be found ({why})") from error
-    with container:
+    with _open(path) as container:
         video, audio, notes = _streams(container)
         packets = _demux(container, video, audio, max_seconds, notes)
-        wanted = [at] if at is not None else (k / frame_rate for k in itertools.count())
-        frames, start, seconds, count = select_frames(video, packets[video.index], wanted, notes)
+        pictures, pick = packets[video.index], functools.partial(_pick, frame_rate=frame_rate, at=at)
+        found = _decode_wanted(video, pictures, pick) or _decode_all(video, pictures, pick, notes)
+        frames, start, seconds, count = found
         if not frames:
             raise VideoError(f"no picture at {at:g} s: the video ends at {seconds:.2f} s")
         waveform, audio_rate = _audio(audio, packets[audio.index], start, max_seconds, notes)
         waveform = to_int16(soxr.resample(waveform, audio_rate, sample_rate, quality="HQ"))
-        _compare_lengths(container, seconds, len(waveform) / sample_rate, notes)
+        sound, claimed = len(waveform) / sample_rate, (container.duration or 0) / av.time_base
+        if claimed > 0 and abs(claimed - max(seconds, sound)) > 1:
+            notes.append(f"claims to last {claimed:.1f} s")
+        if abs(sound - seconds) > 0.5:
+            notes.append(f"pictures for {seconds:.2f} s, sound for {sound:.2f} s")
         size = video.codec_context.width, video.codec_context.height
         return Video(frames, waveform, seconds, *size, count / seconds, audio_rate, notes)
 
 
-def _other(path: Path) -> str | None:
-    """Name what a file is that is no video, where that is known."""
-    with path.open("rb") as file:
-        first = file.read(64).lstrip()
-    return next((what for mark, what in OTHERS.items() if first.lower().startswith(mark.lower())), None)
+def _open(path: Path) -> av.container.InputContainer:
+    if not path.stat().st_size:
+        raise VideoError("an empty file (0 bytes)")
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    try:  # with the protocol spelt out: a name may hold a colon
+        return av.open(f"file:{path}", metadata_errors="replace", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        with path.open("rb") as file:
+            first = file.read(64).lstrip().lower()
+        for what in (what for what, marks in OTHERS.items() if first.startswith(marks)):
+            raise VideoError(f"not a video but {what}") from error
+        why = getattr(error, "strerror", None) or error
+        raise VideoError(f"not a video, or cut off before its contents can be found ({why})") from error
 
 
 def _streams(container: av.container.InputContainer) -> tuple[Any, Any, list[str]]:
     """Choose the picture track and the sound track to use; add notes."""
-    video, audio = container.streams.best("video"), container.streams.best("audio")
+    every, notes = container.streams, []
+    video, audio = every.best("video"), every.best("audio")
     if video is None or video.disposition & av.stream.Disposition.attached_pic:
         raise VideoError("no picture track")
     if audio is None:
         raise VideoError("no sound track")
-    notes = []
-    every = container.streams
     for stream, tracks, what in (audio, every.audio, "sound"), (video, every.video, "picture"):
         if stream.codec_context is None:
             raise VideoError(f"a {what} track in a format that this FFmpeg cannot decode")
         stream.codec_context.thread_count = 1  # many clips at once use the cores better than threads within one
         if len(tracks) > 1:
-            number = 1 + [track.index for track in tracks].index(stream.index)
-            notes.append(f"{len(tracks)} {what} tracks: used number {number}")
+            notes.append(f"{len(tracks)} {what} tracks: used number {1 + tracks.index(stream)}")
     if video.width * video.height > MAX_PIXELS:
         raise VideoError(f"pictures of {video.width}x{video.height}: more than {MAX_PIXELS:,} pixels")
     video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
@@ -138,20 +129,16 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
     packets: dict[int, list[av.Packet]] = {video.index: [], audio.index: []}
     first, size, ticks = None, 0, {stream.index: float(stream.time_base) for stream in (video, audio)}
     try:
-        for packet in container.demux(video, audio):
+        for packet in (packet for packet in container.demux(video, audio) if packet.size):
             when = packet.dts if packet.pts is None else packet.pts
-            if not packet.size:
-                continue
             if when is not None:
                 when *= ticks[packet.stream_index]
                 first = when if first is None and packet.stream_index == video.index else first
                 if first is not None and when - first >= max_seconds:
                     if packet.stream_index == audio.index:
                         continue
-                    raise VideoError(
-                        f"longer than {max_seconds:g} s (a picture at {when - first:.1f} s): "
-                        "cut it into clips, or allow more by --max-seconds"
-                    )
+                    advice = "cut it into clips, or allow more by --max-seconds"
+                    raise VideoError(f"longer than {max_seconds:g} s (a picture at {when - first:.1f} s): {advice}")
             size += packet.size
             if size > MAX_BYTES:
                 raise VideoError(f"more than {MAX_BYTES:,} bytes of pictures and sound: compress it further")
@@ -161,19 +148,9 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
     return packets
 
 
-def select_frames(video: Any, packets: list, wanted: Iterable[float], notes: list[str]) -> tuple:
-    """Decode the pictures on display at the wanted times, which rise, as far as the video goes.
-
-    Returns the frames (as in `Video`); when the first picture is shown, in s on the container's clock; the length of
-    the video in s; the number of all its pictures.
-    """
-    first, second = itertools.tee(wanted)
-    return _decode_wanted(video, packets, first) or _decode_all(video, packets, second, notes)
-
-
-def _pick(shown: Iterable[tuple[float, Any]], wanted: Iterable[float]) -> Iterator[Any]:
+def _pick(shown: Iterable[tuple[float, Any]], frame_rate: float, at: float | None) -> Iterator[Any]:
     """Yield the picture on display at each wanted time; `shown` is ``(when it appears, picture)``, None at the end."""
-    times = itertools.chain(wanted, itertools.repeat(math.inf))
+    times = (k / frame_rate for k in itertools.count()) if at is None else iter([at, math.inf])
     time, picture = next(times), None
     for appears, following in shown:
         while picture is not None and time + LATE < appears:
@@ -182,7 +159,7 @@ def _pick(shown: Iterable[tuple[float, Any]], wanted: Iterable[float]) -> Iterat
         picture = following
 
 
-def _decode_wanted(video: Any, packets: list, wanted: Iterable[float]) -> tuple | None:
+def _decode_wanted(video: Any, packets: list, pick: Callable[[Iterable], Iterator]) -> tuple | None:
     """As :func:`_decode_all`, but without pictures that no other one refers to: that saves a sixth of the time.
 
     None where the file's marks do not suffice for that, or where a wanted picture does not come out.
@@ -192,15 +169,15 @@ def _decode_wanted(video: Any, packets: list, wanted: Iterable[float]) -> tuple 
     if video.container.format.name == "avi" or not stamps or any(packet.pts is None for packet in packets):
         return None
     stamps = sorted(stamp for stamp in stamps if stamp >= packets[0].pts)
-    ticks = next((packet.duration for packet in packets if packet.pts == stamps[-1]), None)
+    ticks = next(packet.duration for packet in packets if packet.pts == stamps[-1])
     base, start = float(video.time_base), stamps[0]
     seconds = (stamps[-1] - start) * base + (ticks * base if ticks else _interval(video))
     shown = [((stamp - start) * base, stamp) for stamp in stamps]
-    plan = list(_pick([*shown, (max(seconds - SHORTEST, 2 * LATE), None)], wanted))
+    plan = list(pick([*shown, (max(seconds - SHORTEST, 2 * LATE), None)]))
     needed = set(plan)
     begin = max((i for i, p in enumerate(packets) if p.is_keyframe and p.pts <= min(plan, default=0)), default=0)
     convert, images, context = _converter(video), {}, video.codec_context
-    try:
+    with contextlib.suppress(av.FFmpegError):
         for packet in [*packets[begin:], None]:
             if images.keys() == needed:
                 break
@@ -208,74 +185,66 @@ def _decode_wanted(video: Any, packets: list, wanted: Iterable[float]) -> tuple 
             for frame in context.decode(packet):
                 if frame.pts in needed and not frame.is_corrupt:
                     images[frame.pts] = convert(frame)
-    except av.FFmpegError:
-        pass
     context.skip_frame = "DEFAULT"
     context.flush_buffers()
-    if images.keys() == needed:
-        return [images[stamp] for stamp in plan], start * base, seconds, len(stamps)
-    return None
+    if images.keys() != needed:
+        return None
+    return [images[stamp] for stamp in plan], start * base, seconds, len(stamps)
 
 
 def _interval(video: Any) -> float:
     """Seconds from one picture to the next, on average, as the container says."""
-    rate = video.average_rate or video.guessed_rate
-    return 1 / float(rate) if rate else 0.04
+    return 1 / float(video.average_rate or video.guessed_rate or 25)
 
 
-def _decode_all(video: Any, packets: list, wanted: Iterable[float], notes: list[str]) -> tuple:
-    """Decode every picture there is, to take those on display at the wanted times."""
-    shown, convert = _Shown(video, packets), _converter(video)
-    frames = [convert(picture) for picture in _pick(shown, wanted)]
-    if not shown.count:
-        raise VideoError(f"not one of {len(packets)} pictures can be decoded" if packets else "not one picture in it")
-    if shown.damaged:
-        notes.append(f"damaged: {shown.damaged} of {len(packets)} pictures cannot be decoded")
-    return frames, shown.start, shown.end - shown.start, shown.count
+def _decode_all(video: Any, packets: list, pick: Callable[[Iterable], Iterator], notes: list[str]) -> tuple:
+    """Decode every picture there is, to take those on display at the wanted times.
 
+    Returns the frames (as in `Video`); when the first picture is shown, in s on the container's clock; the length of
+    the video in s; the number of all its pictures.
+    """
+    times, end, damaged = [], 0.0, 0  # when each picture appears and the last one ends, in s on the container's clock
+    avi = video.container.format.name == "avi"  # which knows when pictures appear, but not which one
+    ranks = sorted(packet.dts for packet in packets if avi and packet.dts is not None)
 
-class _Shown:
-    """The decoded pictures with the times at which they appear, from 0; counts them meanwhile."""
-
-    def __init__(self, video: Any, packets: list):
-        self.video, self.packets, self.count, self.damaged = video, packets, 0, 0
-        self.start = self.end = 0.0  # s on the container's clock
-
-    def __iter__(self) -> Iterator[tuple[float, Any]]:
-        base, last = self.video.time_base, -math.inf
-        avi = self.video.container.format.name == "avi"  # which knows when pictures appear, but not which one
-        ranks = sorted(p.dts for p in self.packets if avi and p.dts is not None)
-        for packet in [*self.packets, None]:
-            try:
-                decoded = self.video.codec_context.decode(packet)
-            except av.FFmpegError:
-                self.damaged += 1
+    def shown() -> Iterator[tuple[float, Any]]:
+        nonlocal end, damaged
+        for frame in _decode(video, packets):
+            if frame is None:
+                damaged += 1
                 continue
-            for frame in decoded:
-                stamp = frame.pts if frame.pts is not None else frame.dts
-                if ranks:
-                    stamp = ranks[self.count] if self.count < len(ranks) else None
-                time = self.end if stamp is None else float(stamp * base)
-                if time > last:
-                    self.start, last, self.count = self.start if self.count else time, time, self.count + 1
-                    self.end = time + (float((frame.duration or 0) * base) or _interval(self.video))
-                    yield time - self.start, frame
-        if self.count:
-            yield max(self.end - self.start - SHORTEST, 2 * LATE), None
+            stamp = frame.pts if frame.pts is not None else frame.dts
+            if ranks:
+                stamp = ranks[len(times)] if len(times) < len(ranks) else None
+            time = end if stamp is None else float(stamp * video.time_base)
+            if not times or time > times[-1]:
+                times.append(time)
+                end = time + (float((frame.duration or 0) * video.time_base) or _interval(video))
+                yield time - times[0], frame
+        if times:
+            yield max(end - times[0] - SHORTEST, 2 * LATE), None
+
+    frames = list(map(_converter(video), pick(shown())))
+    if not times:
+        raise VideoError(f"not one of {len(packets)} pictures can be decoded" if packets else "not one picture in it")
+    if damaged:
+        notes.append(f"damaged: {damaged} of {len(packets)} pictures cannot be decoded")
+    return frames, times[0], end - times[0], len(times)
 
 
 def _converter(video: Any) -> Callable[[av.VideoFrame], np.ndarray]:
     """Make the function that turns decoded pictures into frames as in `Video`."""
-    return functools.partial(_to_frame, VideoReformatter(), float(video.sample_aspect_ratio or 1) or 1.0)
+    scaler, aspect = VideoReformatter(), float(video.sample_aspect_ratio or 1) or 1.0
 
+    def convert(picture: av.VideoFrame) -> np.ndarray:
+        width, height = picture.width * aspect, picture.height
+        scale = min(1.0, SHORT_SIDE / min(width, height))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = scaler.reformat(picture, *size, format="rgb24", interpolation="BICUBIC").to_ndarray()  # 8K is big
+        matrix = picture.side_data.get("DISPLAYMATRIX")
+        return np.ascontiguousarray(upright(small, bytes(matrix)) if matrix else small)
 
-def _to_frame(scaler: VideoReformatter, aspect: float, picture: av.VideoFrame) -> np.ndarray:
-    width, height = picture.width * aspect, picture.height
-    scale = min(1.0, SHORT_SIDE / min(width, height))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = scaler.reformat(picture, *size, format="rgb24", interpolation="BICUBIC").to_ndarray()  # 8K is big
-    matrix = picture.side_data.get("DISPLAYMATRIX")
-    return np.ascontiguousarray(upright(small, bytes(matrix)) if matrix else small)
+    return convert
 
 
 def _audio(audio: Any, packets: list, start: float, max_seconds: float, notes: list[str]) -> tuple[np.ndarray, int]:
@@ -288,7 +257,7 @@ def _audio(audio: Any, packets: list, start: float, max_seconds: float, notes: l
             mono.append(to_mono(np.concatenate(pieces, axis=1)))
             pieces.clear()
 
-    for frame in _audio_frames(audio, packets):
+    for frame in _decode(audio, packets):
         if frame is None:
             damaged += 1
             continue
@@ -320,18 +289,10 @@ def _audio(audio: Any, packets: list, start: float, max_seconds: float, notes: l
     return np.concatenate(mono), rate
 
 
-def _audio_frames(audio: Any, packets: list) -> Iterator[Any]:
-    """Yield decoded pieces of sound; None for a packet that is damaged."""
+def _decode(track: Any, packets: list) -> Iterator[Any]:
+    """Yield the pictures or the pieces of sound; None for a packet that is damaged."""
     for packet in [*packets, None]:
         try:
-            yield from audio.codec_context.decode(packet)
+            yield from track.codec_context.decode(packet)
         except av.FFmpegError:
             yield None
-
-
-def _compare_lengths(container: Any, seconds: float, sound: float, notes: list[str]) -> None:
-    """Note where the claimed duration or that of the sound is another than that of the pictures."""
-    if (claimed := (container.duration or 0) / av.time_base) > 0 and abs(claimed - max(seconds, sound)) > 1:
-        notes.append(f"claims to last {claimed:.1f} s")
-    if abs(sound - seconds) > 0.5:
-        notes.append(f"pictures for {seconds:.2f} s, sound for {sound:.2f} s")
