@@ -347,7 +347,7 @@ def test_two_runs_at_once(raw, tmp_path):
     data = tmp_path / "data"
     run(raw, data)
     journal = prepare.Journal(data)
-    with pytest.raises(prepare.FolderLocked, match="another process"):
+    with pytest.raises(prepare.PreparationAborted, match="another process"):
         run(raw, data)
     journal.close()
     assert run(raw, data).ready == 2

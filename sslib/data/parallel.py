@@ -49,17 +49,15 @@ def each(
     scheduler: str | None = None,
     desc: str = "",
 ) -> Iterator[tuple[Item, Result]]:
-    """Yield ``(item, task(item))`` once for every item as they finish, in any order, with a progress bar.
+    """Yield ``(item, task(item))`` once for every item as they finish, in any order, with the progress bar `desc`.
 
     Parameters
     ----------
-    task : a function that can be pickled (of a module, or ``functools.partial`` of one), idempotent. An exception
-        that it raises ends the whole run.
+    task : an idempotent function of a module, or ``functools.partial`` of one. What it raises ends the whole run.
     items : what can be pickled and is cheap to send: names, not arrays.
     workers : processes on this machine; with 0 or 1 the work is done in this one.
     scheduler : address of a Dask scheduler (``tcp://HOST:8786``), which then hands out the tasks instead. All its
         workers must see the same folders under the same paths and have this package; data/README.md has an example.
-    desc : what the progress bar says.
 
     Raises ``WorkerKilled`` when a worker process died, and ``InputError`` when there is no such scheduler.
     """
@@ -72,10 +70,8 @@ def each(
         pairs = _in_processes(task, items, min(workers, len(items)))
     else:
         pairs = ((item, task(item)) for item in items)
-    with closing(pairs), tqdm(total=len(items), desc=desc, disable=not items) as bar:
-        for pair in pairs:
-            bar.update()
-            yield pair
+    with closing(pairs):
+        yield from tqdm(pairs, total=len(items), desc=desc, disable=not items)
 
 
 def _in_processes(task: Callable, items: list, workers: int) -> Iterator[tuple[Any, Any]]:

@@ -19,8 +19,7 @@ import json
 import math
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,10 +40,6 @@ _local = threading.local()  # a decoder of its own for every thread that prepare
 
 class PreparationAborted(SslibError):
     """The run cannot go on, whatever the clip; what is finished stays. The message names the folder and the cause."""
-
-
-class FolderLocked(SslibError):
-    """Another process is preparing the same folder."""
 
 
 class Settings(NamedTuple):
@@ -91,8 +86,6 @@ class Row:
 
 
 class Prepared(NamedTuple):
-    """The outcome of a run."""
-
     ready: int
     total: int
     reasons: Counter[str]  # of the rejected ones, without the particulars
@@ -124,45 +117,31 @@ def prepare(
 
     Parameters
     ----------
-    raw, data : folders; see :func:`find_sources` for which files are looked at, and the head of this file for the rest.
+    raw, data : folders; see :func:`find_sources` for which files are looked at.
     frame_rate, at, sample_rate, max_seconds : as in ``video.read``. Another value prepares all clips again.
     time_limit : seconds that one clip may take to decode, then its decoder is killed and the clip rejected.
     workers, scheduler : processes here, or a Dask cluster; see ``parallel.each``.
     retry : also try rejected clips again whose source has not changed.
 
-    Raises ``FileNotFoundError`` or ``InputError`` for `raw` and settings, ``PreparationAborted`` when `data` cannot be
-    written or holds another data set, ``FolderLocked`` when another process prepares it.
+    Raises ``FileNotFoundError`` when there is no folder `raw`; ``InputError`` when a setting makes no sense;
+    ``PreparationAborted`` when `data` cannot be written, holds another data set or is being prepared already.
     """
     raw, layout = Path(raw).absolute(), Layout(Path(data).absolute())
     rates = (float(frame_rate), None) if at is None else (None, float(at))
     settings = Settings(*rates, sample_rate, float(max_seconds), float(time_limit))
     _check(settings, raw, layout)
-    with _writing(layout.root):
+    try:
         layout.root.mkdir(parents=True, exist_ok=True)
-        journal = Journal(layout.root)
-    with closing(journal):
-        found = find_sources(raw, layout.root)
-        with _writing(layout.root):
-            _begin(layout, settings, journal, found)
-        task = functools.partial(_prepare_clip, raw, layout, settings)
-        jobs = [(replace(row, settings=settings.digest), journal.rows.get(row.id)) for row in found if not row.reason]
-        jobs = [job for job in jobs if not _is_done(layout, settings, *job, retry)]
-        with closing(_decoder()):
+        with closing(_decoder()), closing(Journal(layout.root)) as journal:
+            found = find_sources(raw, layout.root)
+            task = functools.partial(_prepare_clip, raw, layout, settings)
+            jobs = _begin(layout, settings, journal, found, retry)
             for _, row in each(task, jobs, workers=workers, scheduler=scheduler, desc="preparing"):
-                with _writing(layout.root):
-                    journal.add(row)
-        with _writing(layout.root):
+                journal.add(row)
             return _finish(layout, settings, journal, found)
-
-
-def _begin(layout: Layout, settings: Settings, journal: Journal, found: list[Row]) -> None:
-    """Mark the folder as unfinished; remove finished clips whose ids a second file claims now."""
-    _describe(layout, settings, journal, complete=False)
-    layout.clear_partial()
-    for clip_id in {row.id for row in found if row.reason.startswith(CLASH)} & journal.rows.keys():
-        if journal.rows[clip_id].outcome == "ok":
-            layout.remove_clip(clip_id)
-            journal.add(Row(clip_id, "", "gone"))
+    except OSError as error:  # of the data folder, and so of every clip: those of a source became its row
+        what = f"cannot write into {layout.root}: {error.strerror or error} ({error.filename})"
+        raise PreparationAborted(f"{what}. What is finished stays: see to the disk, then run it again") from error
 
 
 def _check(settings: Settings, raw: Path, layout: Layout) -> None:
@@ -174,22 +153,10 @@ def _check(settings: Settings, raw: Path, layout: Layout) -> None:
         raise InputError(f"sample_rate is {settings.sample_rate}: it must be between 1000 and 384000 Hz")
     if not raw.is_dir():
         raise FileNotFoundError(f"{raw}: there is no such folder of raw videos")
-    kind = layout.info().get("kind")
-    if kind not in (None, "videos"):
-        raise PreparationAborted(f"{layout.root} holds {kind}, not prepared videos: choose another folder")
-    if kind is None and any((layout.root / name).exists() for name in ("video_frames", "audios")):
-        raise PreparationAborted(f"{layout.root} holds clips that were not prepared here: choose another folder")
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Take an error for one of the data folder, which concerns every clip: the run stops."""
-    try:
-        yield
-    except OSError as error:
-        what = f"cannot write into {folder}: {error.strerror or error} ({error.filename})"
-        hint = "What is finished is kept; see to the disk, then run the same again"
-        raise PreparationAborted(f"{what}. {hint}") from error
+    has_clips = any((layout.root / name).exists() for name in ("video_frames", "audios"))
+    kind = layout.info().get("kind") or ("clips" if has_clips else "videos")
+    if kind != "videos":
+        raise PreparationAborted(f"{layout.root} holds {kind}, not prepared here: choose another folder")
 
 
 class Journal:
@@ -200,7 +167,7 @@ class Journal:
         try:
             self.lock.acquire()
         except Timeout:
-            raise FolderLocked(f"{folder} is being prepared by another process: wait for it or end it") from None
+            raise PreparationAborted(f"{folder} is being prepared by another process: wait for it or end it") from None
         self.file = (folder / "prepared.jsonl").open("a+b", buffering=0)
         self.file.seek(0)
         *lines, torn = self.file.read().split(b"\n")
@@ -233,10 +200,25 @@ def find_sources(raw: Path, data: Path) -> list[Row]:
                 claims[check_id(path.stem)].append(rows[-1])
             except ClipError as error:
                 rows[-1].reason = error.problem
-    for alike in claims.values():
-        for row in alike if len(alike) > 1 else []:
+    for alike in (rows for rows in claims.values() if len(rows) > 1):
+        for row in alike:
             row.reason = f"{CLASH}: rename one of them ({', '.join(r.source for r in alike if r is not row)})"
     return rows
+
+
+def _begin(layout: Layout, settings: Settings, journal: Journal, found: list[Row], retry: bool) -> list[tuple]:
+    """Mark the folder as unfinished, remove clips whose ids a second file claims now, list what is to be done.
+
+    A job is a source and what the journal knows of its id.
+    """
+    _describe(layout, settings, journal, complete=False)
+    layout.clear_partial()
+    for clip_id in {row.id for row in found if row.reason.startswith(CLASH)} & journal.rows.keys():
+        if journal.rows[clip_id].outcome == "ok":
+            layout.remove_clip(clip_id)
+            journal.add(Row(clip_id, "", "gone"))
+    jobs = [(replace(row, settings=settings.digest), journal.rows.get(row.id)) for row in found if not row.reason]
+    return [job for job in jobs if not _is_done(layout, settings, *job, retry)]
 
 
 def _is_done(layout: Layout, settings: Settings, source: Row, known: Row | None, retry: bool) -> bool:
@@ -245,25 +227,26 @@ def _is_done(layout: Layout, settings: Settings, source: Row, known: Row | None,
     if known is None or any(getattr(known, name) != getattr(source, name) for name in decisive):
         return False
     if known.outcome == "ok":
-        return layout.size_of_clip(known.id) == (known.frames, known.written)
+        return _is_there(layout, known)
     return not retry and known.sha256 != "" and (known.limit is None or settings.time_limit <= known.limit)
+
+
+def _is_there(layout: Layout, known: Row) -> bool:
+    return layout.size_of_clip(known.id) == (known.frames, known.written)
 
 
 def _prepare_clip(raw: Path, layout: Layout, settings: Settings, job: tuple[Row, Row | None]) -> Row:
     """Decode, write and describe one clip; the task that runs in workers, and may run twice."""
     row, known = job
-    finished = known and (known.outcome, known.settings) == ("ok", row.settings)
-    finished = finished and layout.size_of_clip(known.id) == (known.frames, known.written)
+    finished = known and (known.outcome, known.settings) == ("ok", row.settings) and _is_there(layout, known)
     try:
         with (raw / row.source).open("rb") as file:
             row.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if finished and known.sha256 == row.sha256:  # touched or moved
             return replace(known, source=row.source, bytes=row.bytes, changed=row.changed, kept="")
         frames, audio, facts = _decoder().call(raw / row.source, settings, limit=settings.time_limit)
-    except TimedOut as error:
-        row.reason, row.limit = f"decoder {error}", settings.time_limit
     except Crashed as error:
-        row.reason = f"decoder {error}"
+        row.reason, row.limit = f"decoder {error}", settings.time_limit if isinstance(error, TimedOut) else None
     except video.VideoError as error:
         row.reason = str(error)
     except OSError as error:  # it may pass: nothing is removed, and the next run tries again
@@ -271,11 +254,10 @@ def _prepare_clip(raw: Path, layout: Layout, settings: Settings, job: tuple[Row,
         return replace(known, kept=row.reason) if finished else row
     except Exception as error:  # whatever a library makes of a strange file: a row, and the next clip goes on
         row.reason = f"decoder failed ({type(error).__name__}: {error})"
-    with _writing(layout.root):
-        if row.reason:
-            layout.remove_clip(row.id)
-            return row
-        layout.replace_clip(row.id, frames, audio)
+    if row.reason:
+        layout.remove_clip(row.id)
+        return row
+    layout.replace_clip(row.id, frames, audio)
     row.frames, row.written = len(frames), sum(map(len, frames)) + len(audio)
     return replace(row, outcome="ok", **facts)
 
@@ -309,9 +291,9 @@ def _finish(layout: Layout, settings: Settings, journal: Journal, found: list[Ro
     sources, refused = {row.id for row in found if not row.reason}, {row.source: row for row in found if row.reason}
     rows = []
     for row in journal.rows.values():
-        why = row.kept
         if row.outcome == "gone" or (row.outcome != "ok" and row.source in refused):
             continue  # what is refused now has a newer reason
+        why = row.kept
         if row.id not in sources:
             now = refused.pop(row.source, None)
             why = now.reason if now else "no longer in the raw folder"
