@@ -17,14 +17,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from sslib.config import InputError, SslibError
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 IDLE = 5.0  # s, after which worker processes without work end
 START_LIMIT = 300.0  # s, for a process to start and import: long, for a network drive under load
 GRACE = 10.0  # s, after which a process that its parent did not stop (because it was killed) ends by itself
@@ -43,12 +41,8 @@ class TimedOut(Crashed):
 
 
 def each(
-    task: Callable[[Item], Result],
-    items: Iterable[Item],
-    workers: int = 1,
-    scheduler: str | None = None,
-    desc: str = "",
-) -> Iterator[tuple[Item, Result]]:
+    task: Callable, items: Iterable, workers: int = 1, scheduler: str | None = None, desc: str = ""
+) -> Iterator[tuple[Any, Any]]:
     """Yield ``(item, task(item))`` once for every item as they finish, in any order, with the progress bar `desc`.
 
     Parameters

@@ -200,17 +200,14 @@ def find_sources(raw: Path, data: Path) -> list[Row]:
                 claims[check_id(path.stem)].append(rows[-1])
             except ClipError as error:
                 rows[-1].reason = error.problem
-    for alike in (rows for rows in claims.values() if len(rows) > 1):
-        for row in alike:
+    for alike in claims.values():
+        for row in alike if len(alike) > 1 else []:
             row.reason = f"{CLASH}: rename one of them ({', '.join(r.source for r in alike if r is not row)})"
     return rows
 
 
 def _begin(layout: Layout, settings: Settings, journal: Journal, found: list[Row], retry: bool) -> list[tuple]:
-    """Mark the folder as unfinished, remove clips whose ids a second file claims now, list what is to be done.
-
-    A job is a source and what the journal knows of its id.
-    """
+    """Mark the folder as unfinished, remove clips whose ids two files claim now; list (source, what is known of it)."""
     _describe(layout, settings, journal, complete=False)
     layout.clear_partial()
     for clip_id in {row.id for row in found if row.reason.startswith(CLASH)} & journal.rows.keys():

@@ -42,8 +42,6 @@ class VideoError(InputError):
 
 
 class Video(NamedTuple):
-    """What was read of a video."""
-
     frames: list[np.ndarray]  # uint8 (H, W, 3) RGB, upright, square pixels, short side at most 256
     waveform: np.ndarray  # int16 (samples,) mono at the wanted rate
     seconds: float  # from the first picture to the end of the last

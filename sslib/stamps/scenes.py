@@ -59,7 +59,7 @@ class Plan(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """One clip of a scene: which of its objects sounds, with what recording."""
+    """One clip of a scene."""
 
     clip_id: str
     sounding: int  # index among the scene's objects
@@ -294,9 +294,9 @@ def _read_pool(path: str) -> Pool:
 def _write_scene(layout: Layout, data: Data, pool: str, scene: Plan) -> list[dict[str, Any]]:
     """Write the clips of one scene, and return their annotations."""
     composed, clips = make_scene(_read_pool(pool), scene, data.stamps.seed, data.stamps.height)
-    rows = []
+    rows, samples = [], round(data.seconds * data.sample_rate)
     for clip in clips:
-        samples, sounding = round(data.seconds * data.sample_rate), composed.objects[clip.sounding]
+        sounding = composed.objects[clip.sounding]
         audio = compose_audio(clip.recording, samples, data.sample_rate, np.random.default_rng(clip.seed))
         layout.write_clip(clip.clip_id, composed.image, audio, data.sample_rate)
         if scene.split != "train":
