@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sslib import heatmaps
+from sslib import metrics
 from sslib.config import InputError
 from sslib.data import published
 from sslib.data.layout import Layout
@@ -495,7 +495,7 @@ def test_ground_truth_is_that_of_the_file_itself(tmp_path):
     rows, odd = read_vggss(write(tmp_path / "vggss.json", RECORDS))
     for record in RECORDS:
         truth = by_hand(record["bbox"])
-        np.testing.assert_array_equal(heatmaps.box_map(rows[record["file"]]["boxes"]), truth)
+        np.testing.assert_array_equal(metrics.box_map(rows[record["file"]]["boxes"]), truth)
         assert truth.any() == (record["file"] not in odd["empty"])
 
 
@@ -565,7 +565,7 @@ def test_consensus_follows_the_pixel_rule_of_the_protocol(tmp_path):
     votes = np.zeros((224, 224))
     for x0, y0, x1, y1 in corners:
         votes[224 * y0 // 256 : 224 * y1 // 256, 224 * x0 // 256 : 224 * x1 // 256] += 0.5
-    got = heatmaps.consensus_map(read_flickr(tmp_path).rows["1"]["annotators"])
+    got = metrics.consensus_map(read_flickr(tmp_path).rows["1"]["annotators"])
     np.testing.assert_array_equal(got, np.minimum(votes, 1))
     assert set(np.unique(got)) == {0, 0.5, 1}
 
