@@ -1,6 +1,7 @@
 """Lists that name clips which are not there."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,4 +119,4 @@ def test_many_clips_are_listed_by_two_scans(root, monkeypatch):
     scandir = layouts.os.scandir
     monkeypatch.setattr(layouts.os, "scandir", lambda folder: scanned.append(folder) or scandir(folder))
     assert Layout(root).present() == {"a", "b", "unlisted"}
-    assert [path.name for path in scanned] == ["audios", "video_frames"]
+    assert [Path(folder).name for folder in scanned] == ["audios", "video_frames"]

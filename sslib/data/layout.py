@@ -20,13 +20,14 @@ import os
 import re
 import shutil
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sslib.config import InputError
 from sslib.data.media import encode_flac, encode_jpeg
@@ -35,7 +36,7 @@ PARTIAL = ".partial"  # the folder of what is being written
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
 SPLIT_FRACTION = 0.05  # of the videos, for each list but the first
 YOUTUBE = re.compile(r"([\w-]{11})_\d{6}", re.ASCII)  # YOUTUBEID_000030: a clip that begins at 30 s of a video
-FORBIDDEN = '\0/\\:<>"`'  # in a clip's id
+FORBIDDEN = '\0/\\:<>"`'  # in a clip's id: what leaves the folder (a path, a drive), and markup on a page
 
 
 class ClipError(InputError):
@@ -50,11 +51,7 @@ class ClipError(InputError):
 
 
 def check_id(clip_id: str) -> str:
-    """Return `clip_id` if it can be a file name below the data folder, and text on a page.
-
-    Raises ``ClipError`` for an empty id; for one that would leave the folder (``../``, a path, a drive); for one that
-    would be markup on a page (``<script>``; a backtick ends the code that it stands in).
-    """
+    """Return `clip_id` if it can be a file name below the data folder, and text on a page; else raise ``ClipError``."""
     if not clip_id or clip_id in {".", ".."} or any(c in FORBIDDEN for c in clip_id):
         raise ClipError(clip_id, f"not a clip id: it must be a plain name without any of {' '.join(FORBIDDEN[1:])}")
     return clip_id
@@ -95,10 +92,7 @@ class Layout:
     root: Path
 
     def frames(self, clip_id: str) -> dict[int, Path]:
-        """List the clip's frames by their numbers (1-based), in order.
-
-        Raises ``ClipError`` when the clip has no frames, or one whose name is no number or that of another one.
-        """
+        """List the clip's frames by number (1-based), in order; each must have one of its own, else ``ClipError``."""
         folder = self.root / "video_frames" / check_id(clip_id)
         found: dict[int, Path] = {}
         for path in sorted(folder.glob("*.jpg")):
@@ -111,14 +105,10 @@ class Layout:
         return dict(sorted(found.items()))
 
     def audio(self, clip_id: str) -> Path:
-        """Find the clip's sound file.
-
-        Raises ``ClipError`` when there is none.
-        """
+        """Find the clip's sound file; raise ``ClipError`` where there is none."""
         stem = self.root / "audios" / check_id(clip_id)
         for suffix in AUDIO_SUFFIXES:
-            path = stem.with_name(stem.name + suffix)
-            if path.is_file():
+            if (path := stem.with_name(stem.name + suffix)).is_file():
                 return path
         raise ClipError(clip_id, f"no sound file {stem}{{{','.join(AUDIO_SUFFIXES)}}}")
 
@@ -128,32 +118,27 @@ class Layout:
     def ids(self, split: str) -> list[str]:
         """Read the clip ids of a list.
 
-        Raises ``FileNotFoundError`` when the data folder or the list is missing; ``InputError`` when the list is empty
-        or names a clip twice.
+        Raises ``FileNotFoundError`` where there is none; ``InputError`` when it is empty or names a clip twice.
         """
         path = self._split(split)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no data folder {self.root}: run notebook 01_data_preparation first")
         if not path.is_file():
             raise FileNotFoundError(f"no list {path}: it names the clips of {split!r}, one id a line")
-        ids: dict[str, None] = {}
-        for line in path.read_text(encoding="utf-8-sig").splitlines():  # Windows tools put a mark in front of UTF-8
-            if clip_id := line.strip():
-                if clip_id in ids:
-                    raise InputError(f"{path} names clip {clip_id!r} twice")
-                ids[check_id(clip_id)] = None
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows tools put a mark in front of UTF-8
+        ids = [check_id(line.strip()) for line in lines if line.strip()]
         if not ids:
             raise InputError(f"{path} is empty: it must name at least one clip")
-        return list(ids)
+        clip_id, times = Counter(ids).most_common(1)[0]
+        if times > 1:
+            raise InputError(f"{path} names clip {clip_id!r} twice")
+        return ids
 
     def present(self) -> set[str]:
-        """List the ids of all clips that have a folder of frames and a sound file, however many, in two listings.
-
-        What is in them is not looked at: a clip whose folder is empty raises when it is read.
-        """
-        sounds = (entry.name.rpartition(".") for entry in _listing(self.root / "audios"))
-        heard = {stem for stem, dot, suffix in sounds if dot + suffix in AUDIO_SUFFIXES}
-        return {entry.name for entry in _listing(self.root / "video_frames") if entry.name in heard and entry.is_dir()}
+        """Find all clips that have a folder of frames, whatever is in it, and a sound file: in two listings, fast."""
+        _, _, sounds = next(os.walk(self.root / "audios"), ("", [], []))
+        _, seen, _ = next(os.walk(self.root / "video_frames"), ("", [], []))
+        return {name.rpartition(".")[0] for name in sounds if name.endswith(AUDIO_SUFFIXES)}.intersection(seen)
 
     def identity(self, split: str, sizes: bool = True) -> dict[str, str]:
         """Identify the clips of a list, and their files as far as that is known without reading them.
@@ -192,11 +177,9 @@ class Layout:
     def fingerprint(self) -> str:
         """Identify what the folder says of its clips: lists, annotations and masks, and how they were made."""
         patterns = ("dataset.json", "manifest.csv", "splits/*.txt", "annotations/*.json")
-        files = sorted(file for pattern in patterns for file in self.root.glob(pattern))
-        texts = {
-            file.relative_to(self.root).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
-        }
-        return digest([texts, list_files(self.root / "masks")])
+        texts = {str(path.relative_to(self.root)): path for pattern in patterns for path in self.root.glob(pattern)}
+        digests = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in texts.items()}
+        return digest([digests, list_files(self.root / "masks")])
 
     def write_info(self, **values: Any) -> None:
         write_atomic(self.root / "dataset.json", json.dumps(values, indent=1) + "\n")
@@ -262,17 +245,12 @@ class Layout:
         return None
 
     def write_mask(self, clip_id: str, mask: np.ndarray) -> None:
-        from PIL import Image
-
         path = self.mask(clip_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(path)
 
     def write_missing_splits(self, names: Sequence[str]) -> bool:
-        """Divide the list ``all`` into the lists `names` (training first), unless one of them is there.
-
-        Returns whether it did.
-        """
+        """Divide the list ``all`` into `names` (training first), unless one of them is there; return whether it did."""
         names = list(dict.fromkeys(names))
         if any(self._split(name).exists() for name in names):
             return False
@@ -287,28 +265,17 @@ class Layout:
         return self.root / "annotations" / f"{split}.json"
 
 
-def _listing(folder: Path) -> list[os.DirEntry]:
-    """What lies in `folder`; nothing where there is none."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except FileNotFoundError:
-        return []
-
-
 def video_of(clip_id: str) -> str:
     """Name the video that a clip was cut from: its YouTube id where it is named so, else the clip's own id."""
     found = YOUTUBE.fullmatch(clip_id)
     return found.group(1) if found else clip_id
 
 
-def split_by_video(ids: Sequence[str], parts: int, fraction: float = SPLIT_FRACTION) -> list[list[str]]:
+def split_by_video(ids: Sequence[str], parts: int) -> list[list[str]]:
     """Divide clips into `parts` lists, the first of which gets what is left; clips of one video stay together.
 
     Videos are ordered by the SHA-256 of their name: the same clips give the same lists on any machine, and what they
-    are called says nothing about where they go. Every list gets a video at least.
-
-    Raises ``InputError`` when there are fewer videos than lists.
+    are called says nothing about where they go. Raises ``InputError`` when there are fewer videos than lists.
     """
     clips: dict[str, list[str]] = defaultdict(list)
     for clip_id in sorted(ids):
@@ -316,7 +283,6 @@ def split_by_video(ids: Sequence[str], parts: int, fraction: float = SPLIT_FRACT
     if len(clips) < parts:
         raise InputError(f"{len(clips)} videos cannot be divided into {parts} lists: more videos are needed")
     order = sorted(clips, key=lambda video: hashlib.sha256(video.encode()).digest())
-    each = max(1, round(fraction * len(order)))
-    cuts = [each * part for part in range(parts)]
-    others = [order[start : start + each] for start in cuts[:-1]]
-    return [sorted(i for video in videos for i in clips[video]) for videos in (order[cuts[-1] :], *others)]
+    each = max(1, round(SPLIT_FRACTION * len(order)))
+    *others, rest = np.split(order, [each * part for part in range(1, parts)])
+    return [sorted(i for video in videos for i in clips[video]) for videos in (rest, *others)]
