@@ -36,16 +36,10 @@ class MediaError(InputError):
 
 
 def read_image(source: Path | bytes, size: int | None = None) -> np.ndarray:
-    """Decode a picture to RGB, whatever its colour space (grey, palette, CMYK) and orientation tag.
+    """Decode a picture to RGB, uint8 (3, H, W), whatever its colour space (grey, palette, CMYK) and orientation tag.
 
-    Parameters
-    ----------
-    source : a file, or the encoded bytes.
-    size : squash the picture to a square of this side (bilinear, antialiased); by default it keeps its size.
-
-    Returns uint8 (3, H, W)
-
-    Raises ``MediaError`` when the bytes are no picture, or only part of one.
+    With `size` it is squashed to a square of this side (bilinear, antialiased). Raises ``MediaError`` when the file, or
+    these encoded bytes, are no picture or only part of one.
     """
     try:
         with Image.open(_file(source)) as image:
@@ -60,15 +54,9 @@ def read_image(source: Path | bytes, size: int | None = None) -> np.ndarray:
 
 
 def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
-    """Decode a mask: true where the picture is not black, that is where any channel is above 0.
+    """Decode a mask, bool (H, W): true where the picture is not black, that is where any channel is above 0.
 
-    Parameters
-    ----------
-    size : squash the mask to a square of this side (nearest pixel); by default it keeps its size.
-
-    Returns bool (H, W)
-
-    Raises ``MediaError`` as :func:`read_image`.
+    With `size` it is squashed to a square of this side (nearest pixel). Raises ``MediaError`` as :func:`read_image`.
     """
     mask = (read_image(source) > 0).any(axis=0)
     if size is None:
@@ -77,9 +65,7 @@ def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
 
 
 def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
-    """Decode a sound file (WAV, FLAC, OGG, MP3) to mono by averaging the channels, resampled by soxr (HQ).
-
-    Returns int16 (samples,)
+    """Decode a sound file (WAV, FLAC, OGG, MP3) to mono, int16 (samples,): channels averaged, resampled by soxr (HQ).
 
     Raises ``MediaError`` when the bytes are no sound, hold no sample, or hold values that are not finite.
     """
@@ -113,10 +99,9 @@ def to_mono(values: np.ndarray) -> np.ndarray:
 
 def loudness(waveform: np.ndarray) -> dict[str, float]:
     """Measure RMS and peak of int16 samples, in dB of full scale, to a tenth."""
-    samples = np.abs(waveform.astype(np.float64)) / 32768
-    values = {"rms_dbfs": np.sqrt(np.mean(samples**2)), "peak_dbfs": samples.max()} if len(samples) else {}
-    decibel = {name: round(20 * math.log10(value), 1) if value else -math.inf for name, value in values.items()}
-    return decibel or {"rms_dbfs": -math.inf, "peak_dbfs": -math.inf}
+    samples = np.abs(waveform.astype(np.float64)) / 32768 if len(waveform) else np.zeros(1)
+    values = {"rms_dbfs": np.sqrt(np.mean(samples**2)), "peak_dbfs": samples.max()}
+    return {name: round(20 * math.log10(value), 1) if value else -math.inf for name, value in values.items()}
 
 
 def upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
@@ -131,7 +116,7 @@ def upright(image: np.ndarray, matrix: bytes) -> np.ndarray:
 
 
 def read_flac(source: Path) -> bytes:
-    """FLAC bytes of a sound file: its own where it is one, else a lossless 16-bit copy at its own rate, mono.
+    """Read a sound file as FLAC: its own bytes where it is one, else a lossless 16-bit copy at its own rate, mono.
 
     Raises ``MediaError`` as :func:`read_audio`: the sound is decoded once in any case.
     """
@@ -191,10 +176,7 @@ class ClipWindow:
         return round(self.seconds * self.sample_rate)
 
     def time_of(self, samples: int, position: float = 0.5) -> float:
-        """Choose the time to use, in s, in a clip of `samples`; one that is not named is at `position` of its length.
-
-        Raises ``MediaError`` when the clip ends before ``data.time``.
-        """
+        """Choose the time (s) to use in a clip of `samples`; one that is not named is at `position` of its length."""
         length = samples / self.sample_rate
         if isinstance(self.time, str):
             return position * length
@@ -207,9 +189,7 @@ class ClipWindow:
 
         A picture is on display until the next one comes, so the last one also serves the half of its time that is
         nearer to a next. A single picture is a still and serves every time. Where no time is named (middle, random) and
-        sound goes on after the pictures, it is the last one.
-
-        Raises ``MediaError`` when that frame is not there.
+        sound goes on after the pictures, it is the last one. Raises ``MediaError`` when that frame is not there.
         """
         number, last = self.frame or int(time * self.frame_rate + 0.5) + 1, max(there)
         if number in there:
@@ -232,17 +212,10 @@ class ClipWindow:
         return min(max(round((time - self.seconds / 2) * self.sample_rate), 0), samples - self.samples)
 
     def read_audio(self, source: Path | bytes, position: float = 0.5) -> tuple[np.ndarray, float]:
-        """Decode the window of a sound file, as :meth:`crop` cuts it from all of it; FLAC at this rate is sought.
+        """Decode the window of a sound file, int16 (self.samples,), as :meth:`crop` cuts it, and return its time (s).
 
-        Most of a clip's time went into decoding sound that is not used.
-
-        Parameters
-        ----------
-        position : see :meth:`time_of`.
-
-        Returns int16 (self.samples,), and the time in s
-
-        Raises ``MediaError`` as :func:`read_audio` and :meth:`time_of`.
+        In FLAC of this rate only the window is decoded: sound that is not used took most of a clip's time. `position`
+        as for :meth:`time_of`. Raises ``MediaError`` as that and :func:`read_audio`.
         """
         try:
             with soundfile.SoundFile(_file(source)) as file:
@@ -274,12 +247,10 @@ def raw_files(folder: Path, skip: Path) -> Iterator[tuple[Path, os.stat_result |
         yield Path(error.filename), None, f"a folder that cannot be read: {error.strerror}"
     for path in sorted(paths):
         try:
-            fault, status = _raw_file_fault(path, folder), path.lstat()
-            if not fault and not stat.S_ISREG((status := path.stat()).st_mode):
-                fault = "not a regular file"
+            fault = _raw_file_fault(path, folder)
+            yield path, path.lstat() if fault else path.stat(), fault
         except OSError as error:
-            fault, status = f"cannot be read: {error.strerror}", None
-        yield path, status, fault
+            yield path, None, f"cannot be read: {error.strerror}"
 
 
 def _raw_file_fault(path: Path, folder: Path) -> str:
@@ -295,7 +266,9 @@ def _raw_file_fault(path: Path, folder: Path) -> str:
     name = str(path.relative_to(folder))
     if name.encode(errors="replace").decode() != name or path.stem.splitlines() != [path.stem.strip()]:
         return "its name cannot be a line of a list (line breaks, spaces at the ends, or not UTF-8)"
-    return "its name is too long for a sound file of that name" if len(f"{path.stem}.flac".encode()) > 255 else ""
+    if len(f"{path.stem}.flac".encode()) > 255:
+        return "its name is too long for a sound file of that name"
+    return "" if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
 
 
 def _file(source: Path | bytes) -> Path | io.BytesIO:
