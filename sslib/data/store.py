@@ -53,16 +53,11 @@ class Shard(NamedTuple):
 def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, scheduler: str | None = None) -> bool:
     """Write ``root/clips.lmdb`` with every clip that one of the folder's lists names; return whether there was need to.
 
-    Shards that are there and whose media have not changed (names, sizes, times of the files) stay; the others are
-    written, in parallel. Clips of the lists that are missing from the folder are counted, and listed in ``meta.json``.
+    Of each clip everything is kept, or the frame and the sound of a configuration's `window`. Shards whose media have
+    not changed (names, sizes, times of the files) stay; the others are written, with `workers` and `scheduler` as in
+    :func:`sslib.data.parallel.each`. Clips that are missing from the folder are counted, and listed in ``meta.json``.
 
-    Parameters
-    ----------
-    window : keep only the frame and the sound that one configuration uses.
-    workers, scheduler : as in :func:`sslib.data.parallel.each`.
-
-    Raises ``StoreError`` when the disk is too small; when clips cannot be read: all of them are listed, with the
-    reasons.
+    Raises ``StoreError`` when the disk is too small, and when clips cannot be read, with the reason for each of them.
     """
     root = Path(root).absolute()
     path, (shards, meta) = root / STORE_NAME, _plan(root, window)
@@ -74,7 +69,6 @@ def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, 
         return False
     _clear(path, {shard.path.name for shard in shards} - faulty)
     _require_room(root, meta, [shard for shard in todo if not shard.path.exists()])
-    workers = workers if len(todo) > 1 else 0  # starting processes takes longer than one small shard
     faults = []
     for _, (row, found) in parallel.each(write_shard, todo, workers=workers, scheduler=scheduler, desc="storing"):
         rows[row["name"]], faults = row, faults + found
@@ -90,21 +84,19 @@ def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, 
 def ensure_store(root: Path, window: ClipWindow, workers: int = 0) -> bool:
     """Write the store for a configuration that uses `window` where there is no valid one; return whether it was.
 
-    A store of only what this configuration uses (``store --only``) stays one of that, brought up to date. Raises
-    ``StoreError`` as :func:`write_store`, and where the store holds only what another configuration uses: it would be
-    undone, and nobody asked for that.
+    A store of only what this configuration uses (``store --only``) stays one of that. Raises ``StoreError`` as
+    :func:`write_store`, and where it holds only what another one uses: nobody asked to undo that.
     """
     path = Path(root).absolute() / STORE_NAME
     held = _stored(path).get("window")
     if held not in (None, asdict(window)):
-        raise StoreError(
-            f"{path} holds only what another configuration uses of each clip ({held}): write it whole by "
-            f"`python -m sslib store {path.parent}`, or what this configuration uses by adding `--only CONFIG`"
-        )
+        remedy = f"write it whole by `python -m sslib store {path.parent}`, or what this one uses with `--only CONFIG`"
+        raise StoreError(f"{path} holds only what another configuration uses of each clip ({held}): {remedy}")
     return write_store(root, window=window if held else None, workers=workers)
 
 
 def _stored(path: Path) -> dict[str, Any]:
+    """Read ``meta.json`` as :func:`read_meta`, where it can be used."""
     try:
         return read_meta(path)
     except StoreError:
@@ -180,8 +172,7 @@ def _require_room(root: Path, meta: dict[str, Any], todo: list[Shard]) -> None:
 def write_shard(shard: Shard) -> tuple[dict[str, Any], list[str]]:
     """Write a shard unless it is there; doing it twice, also at the same time, leaves the same one file.
 
-    Returns its row of ``meta.json``, and what is wrong with clips, one line each: then there is no shard. Raises
-    ``StoreError`` when the file itself cannot be written.
+    Returns its row of ``meta.json``, and what is wrong with clips, one line each: then there is no shard.
     """
     partial = shard.path.with_name(f"{shard.path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -204,24 +195,22 @@ def _write_clips(path: Path, shard: Shard) -> list[str]:
     # A partial file is never read, so that only the end of it has to wait for the disk.
     with lmdb.open(str(path), subdir=False, map_size=room, lock=False, sync=False) as database:
         for start in range(0, len(shard.ids), BATCH):
-            values = {}
-            for clip_id in shard.ids[start : start + BATCH]:
-                try:
-                    values |= encode_clip(layout, clip_id, shard.window)
-                except ClipError as error:
-                    faults.append(str(error))
             with database.begin(write=True) as transaction:
-                for key, value in values.items():
-                    transaction.put(key.encode(), value)
+                for clip_id in shard.ids[start : start + BATCH]:
+                    try:
+                        for key, value in encode_clip(layout, clip_id, shard.window).items():
+                            transaction.put(key.encode(), value)
+                    except ClipError as error:
+                        faults.append(str(error))
         database.sync(True)
     return faults
 
 
 def encode_clip(layout: Layout, clip_id: str, window: ClipWindow | None = None) -> dict[str, bytes]:
-    """Encode every key and value of one clip, decoded once to be sure that they can be.
+    """Encode every key and value of one clip; with a `window`, of one frame and the sound that a loader would cut.
 
-    Pictures keep their bytes, and so does FLAC; other sound becomes 16-bit FLAC, lossless. A window keeps one frame and
-    the part of the sound that the loader would cut. Raises ``ClipError`` when a file is missing or cannot be read.
+    Pictures and FLAC keep their bytes; other sound becomes 16-bit FLAC, lossless. All is decoded once: ``ClipError``
+    says which file is missing or cannot be read.
     """
     try:
         frames, audio = layout.frames(clip_id), layout.audio(clip_id)
@@ -240,11 +229,10 @@ def encode_clip(layout: Layout, clip_id: str, window: ClipWindow | None = None) 
 def verify_store(path: Path, workers: int = 0, scheduler: str | None = None) -> list[str]:
     """Read all of the store at `path` again and compare the checksum of every shard; list what is wrong.
 
-    Raises ``StoreError`` as :func:`read_meta`; `workers` and `scheduler` are those of :func:`sslib.data.parallel.each`.
+    `workers` and `scheduler` as in :func:`sslib.data.parallel.each`; raises ``StoreError`` where there is no store.
     """
     path = Path(path).absolute()
-    rows = read_meta(path)["shards"]
-    check, workers = functools.partial(shard_fault, path), workers if len(rows) > 1 else 0
+    rows, check = read_meta(path)["shards"], functools.partial(shard_fault, path)
     found = parallel.each(check, rows, workers=workers, scheduler=scheduler, desc="verifying")
     return sorted(fault for _, fault in found if fault)
 
@@ -265,7 +253,7 @@ def _checksum(path: Path) -> str:
 
 
 class Store:
-    """Reader of a store. A shard is opened when it is first needed, once in every process that reads.
+    """Read a store; a shard is opened when it is first needed, once in every process that reads.
 
     Raises ``StoreError`` as :func:`read_meta`, and when a shard or a part of one is missing.
     """
@@ -281,7 +269,7 @@ class Store:
         self.window = ClipWindow(**held) if held else None
 
     def present(self) -> set[str]:
-        """Ids of all clips in the store."""
+        """Find the ids of all clips in the store."""
         return set(self._file)
 
     def frames(self, clip_id: str) -> list[int]:
