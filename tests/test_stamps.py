@@ -204,15 +204,17 @@ def test_another_release_from_apt_is_downloaded_once(tiny, monkeypatch):
 
 
 def test_manifest_keeps_its_rules():
-    considered, usable = stamps.read_manifest("considered"), stamps.read_manifest("all")
     with stamps.MANIFEST.open(newline="") as file:
-        assert next(csv.reader(file)) == ["kind", "class", "instance", "demo", "package", "path", "sha256", "note"]
+        head, *rows = csv.reader(file)
+    assert head == ["kind", "class", "instance", "demo", "package", "path", "sha256", "note"]
+    considered, usable = [stamps.Entry(*row) for row in rows], stamps.read_manifest("all")
     assert len({(e.package, e.path) for e in considered}) == len(considered)
     assert {e.package for e in considered} <= {"tuxpaint-stamps-default", "tuxpaint-data", "qabcs-data", "scratch"}
     assert {e.kind for e in considered} == {"picture", "sound", "background"}
     assert {e.instance for e in considered} == {"known", "new", "rejected"}
     assert all(len(e.sha256) == 64 and e.note and not e.path.startswith(("/", ".")) for e in considered)
-    assert not any(e.demo for e in considered if e.instance == "rejected")
+    assert {e.demo for e in considered} == {"0", "1"}
+    assert not any(e.demo == "1" for e in considered if e.instance == "rejected")
     assert not any("_desc" in e.path for e in usable), "spoken words"
     assert len({e.sha256 for e in usable}) == len(usable), "a file twice: a new instance could be a known one"
     for kind in ("picture", "sound", "background"):

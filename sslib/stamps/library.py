@@ -94,12 +94,10 @@ class MediaUnavailable(SslibError, FileNotFoundError):
     """Too few of the media files can be had to compose any scene."""
 
 
-def read_manifest(subset: Literal["demo", "all", "considered"] = "all") -> list[Entry]:
-    """Read the manifest: the files of the demo, all usable ones, or the rejected ones too (``note`` says why)."""
+def read_manifest(subset: Literal["demo", "all"] = "all") -> list[Entry]:
+    """Read the manifest's files: those of the demo, or all but the rejected ones (``note`` says why they are)."""
     with MANIFEST.open(encoding="utf-8", newline="") as file:
         entries = [Entry(*row)._replace(demo=row[3] == "1") for row in list(csv.reader(file))[1:]]
-    if subset == "considered":
-        return entries
     return [e for e in entries if e.instance != "rejected" and (e.demo or subset == "all")]
 
 
@@ -108,22 +106,19 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
 
     Looked for in this order: packages installed on this machine; `media` or else ``$SSLIB_STAMPS_MEDIA``, a folder of
     .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
-    release of its package) is not used.
-
-    Raises ``MediaUnavailable`` when no scene could be composed of what was found; ``NotADirectoryError`` when the
-    folder given by hand is not there.
+    release of its package) is not used. Raises ``MediaUnavailable`` when no scene could be composed of what was found.
     """
     folder, tried, entries = Path(folder), [], read_manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
     if media and not Path(media).is_dir():
         raise InputError(f"{media}: this folder of Stamps media, given by hand, does not exist")
     wanted = _absent(folder, entries)
-    if wanted:
-        _copy(folder, wanted, INSTALLED, tried)
-    if wanted and media:
-        _take(folder, wanted, Path(media), tried)
-    if wanted:
-        _download(folder, wanted, tried)
+    _copy(folder, wanted, INSTALLED, tried)
+    if media:
+        _copy(folder, wanted, Path(media), tried)
+        for deb in sorted(Path(media).glob("*_*.deb")):
+            _unpack(folder, wanted, deb, tried)
+    _download(folder, wanted, tried)
     _require_enough(folder, entries, tried)
     return folder
 
@@ -138,23 +133,17 @@ def _require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dic
     missing = _absent(folder, entries)
     there = {(e.kind, e.class_name) for e in entries if e.instance == "known" and (e.package, e.path) not in missing}
     sounding = [c for kind, c in there if kind == "picture" and ("sound", c) in there]
-    looked = "".join(f"\n  - {line}" for line in tried)
+    count, looked = f"{len(missing)} of the {len(entries)} media files", "".join(f"\n  - {line}" for line in tried)
     if len(sounding) < 2 or ("background", "") not in there:
-        packages = " ".join(sorted({e.package for e in entries}))
-        raise MediaUnavailable(
-            f"{len(missing)} of the {len(entries)} media files of the Stamps are not in {folder}.{looked}\n"
-            f"Install the packages ({packages}), or put their .deb files into a folder and name it in "
-            f"${MEDIA_VARIABLE} or data.stamps.media, or choose data.stamps.source: generated."
-        )
+        install = f"Install the packages ({' '.join(sorted({e.package for e in entries}))})"
+        name = f"put their .deb files into a folder and name it in ${MEDIA_VARIABLE} or data.stamps.media"
+        remedy = f"{install}, or {name}, or choose data.stamps.source: generated."
+        raise MediaUnavailable(f"{count} of the Stamps are not in {folder}.{looked}\n{remedy}")
     if missing:
         names = [f"{package}/{path}" for package, path in sorted(missing)]
-        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-        warnings.warn(
-            f"{len(missing)} of the {len(entries)} media files are missing or of another release: "
-            f"{', '.join(names[:12])}{more}. "
-            f"Data set and digest differ from the published ones: results do not compare.{looked}",
-            stacklevel=3,
-        )
+        some = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        effect = "Data set and digest differ from the published ones: results do not compare."
+        warnings.warn(f"{count} are missing or of another release: {some}. {effect}{looked}", stacklevel=3)
     return missing
 
 
@@ -172,12 +161,11 @@ def _hash(path: Path, size: int, changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _keep(folder: Path, entry: Entry, content: bytes) -> bool:
-    """Write a file of the right digest; refuse any other."""
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        return False
-    write_atomic(folder / entry.package / entry.path, content)
-    return True
+def _keep(folder: Path, wanted: dict, key: tuple[str, str], content: bytes) -> None:
+    """Write a wanted file if it has the right digest: then it is wanted no more."""
+    if hashlib.sha256(content).hexdigest() == wanted[key].sha256:
+        write_atomic(folder.joinpath(*key), content)
+        del wanted[key]
 
 
 def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
@@ -185,29 +173,23 @@ def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
     before = len(wanted)
     for key, entry in list(wanted.items()):
         for path in (root / entry.path, root / entry.package / entry.path):
-            if key in wanted and _sha256(path) == entry.sha256 and _keep(folder, entry, path.read_bytes()):
-                del wanted[key]
+            if key in wanted and _sha256(path) == entry.sha256:
+                _keep(folder, wanted, key, path.read_bytes())
     place = "installed packages" if root == INSTALLED else f"extracted files in {root}"
     tried.append(f"{place}: {before - len(wanted)} of {before} files")
 
 
-def _take(folder: Path, wanted: dict, media: Path, tried: list[str]) -> None:
-    """Take what is wanted from a folder given by hand: extracted files and .deb files."""
-    _copy(folder, wanted, media, tried)
-    for package in sorted({package for package, _ in wanted}):
-        for deb in sorted(media.glob(f"{package}_*.deb")):
-            _unpack(folder, wanted, package, deb, tried)
-
-
-def _unpack(folder: Path, wanted: dict, package: str, deb: Path, tried: list[str]) -> None:
-    """Take what is wanted of `package` from a .deb; nothing else in it is written anywhere."""
-    before = len(wanted)
+def _unpack(folder: Path, wanted: dict, deb: Path, tried: list[str]) -> None:
+    """Take what is wanted from ``PACKAGE_VERSION_ARCHITECTURE.deb``; nothing else in it is written anywhere."""
+    before, package = len(wanted), deb.name.partition("_")[0]
+    if package not in {name for name, _ in wanted}:
+        return
     try:
         with deb.open("rb") as file, _tar(deb, file) as tar:
             for member in tar:
                 key = package, member.name.removeprefix("./")
-                if member.isfile() and key in wanted and _keep(folder, wanted[key], tar.extractfile(member).read()):
-                    del wanted[key]
+                if member.isfile() and key in wanted:
+                    _keep(folder, wanted, key, tar.extractfile(member).read())
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError, subprocess.SubprocessError) as error:
         tried.append(f"{deb}: cannot be read: {error}")
     tried.append(f"{deb}: {before - len(wanted)} of {before} files")
@@ -222,9 +204,9 @@ def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
         if len(header) < 60:
             raise ValueError("no data archive in it")
         file.seek(int(header[48:58]) + int(header[48:58]) % 2, os.SEEK_CUR)
-    compression = header[:16].decode("ascii").strip().rstrip("/").removeprefix("data.tar").removeprefix(".")
-    if compression in ("", "xz", "gz", "bz2"):
-        with tarfile.open(fileobj=file, mode=f"r|{compression}") as tar:
+    name = header[:16].decode("ascii").strip().rstrip("/")
+    if name.endswith((".tar", ".xz", ".gz", ".bz2")):
+        with tarfile.open(fileobj=file, mode="r|*") as tar:
             yield tar
     elif shutil.which("dpkg-deb"):
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as process:
@@ -232,7 +214,7 @@ def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
                 yield tar
             process.stdout.read()
     else:
-        raise ValueError(f"Python cannot read data.tar.{compression} and there is no dpkg-deb: extract it by hand")
+        raise ValueError(f"Python cannot read {name} and there is no dpkg-deb: extract it by hand")
 
 
 def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
@@ -251,7 +233,7 @@ def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
         for package in packages:
             if _apt(["download", package], Path(private), tried):
                 for deb in Path(private).glob(f"{package}_*.deb"):
-                    _unpack(folder, wanted, package, deb, tried)
+                    _unpack(folder, wanted, deb, tried)
                     deb.unlink()
                 done[package].parent.mkdir(exist_ok=True)
                 done[package].write_text(edition)
@@ -312,15 +294,14 @@ def read_background(path: Path) -> np.ndarray:
 
 
 def read_recording(path: Path, sample_rate: int) -> np.ndarray:
-    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends."""
-    waveform, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    return trim_silence(soxr.resample(waveform.mean(axis=1), original_rate, sample_rate, quality="HQ"), sample_rate)
+    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends.
 
-
-def trim_silence(waveform: np.ndarray, sample_rate: int, below: float = 40.0) -> np.ndarray:
-    """Cut off both ends as far as each 10 ms are `below` dB quieter than the loudest 10 ms."""
+    Silent are 10 ms that are 40 dB quieter than the loudest.
+    """
+    channels, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    waveform = soxr.resample(channels.mean(axis=1), original_rate, sample_rate, quality="HQ")
     hop = max(1, sample_rate // 100)
     frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
     level = np.sqrt((frames**2).mean(axis=1))
-    loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-below / 20))
+    loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-40 / 20))
     return waveform[loud[0] * hop : (loud[-1] + 1) * hop].astype(np.float32) if len(loud) else waveform
