@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -92,7 +93,7 @@ class Layout:
     root: Path
 
     def frames(self, clip_id: str) -> dict[int, Path]:
-        """List the clip's frames by number (1-based), in order; each must have one of its own, else ``ClipError``."""
+        """List the clip's frames by number (1-based), in order; ``ClipError`` for none, or for one without."""
         folder = self.root / "video_frames" / check_id(clip_id)
         found: dict[int, Path] = {}
         for path in sorted(folder.glob("*.jpg")):
@@ -147,12 +148,11 @@ class Layout:
         the digest of composed scenes, or else (unless `sizes` is false) from the sizes of first frames and sounds; it
         is empty where none of these is known.
         """
-        import pandas as pd  # slow to import, and of no use to workers
-
         ids, manifest = self.ids(split), self.root / "manifest.csv"
         if manifest.is_file():
-            rows = pd.read_csv(manifest, dtype=str, keep_default_na=False).query("outcome == 'ok'").set_index("id")
-            files = rows[["sha256", "settings"]].reindex(ids, fill_value="").values.tolist()
+            with manifest.open(encoding="utf-8", newline="") as file:
+                rows = {row["id"]: row for row in csv.DictReader(file) if row["outcome"] == "ok"}
+            files = [[rows[i]["sha256"], rows[i]["settings"]] if i in rows else ["", ""] for i in ids]
         elif not (files := self.info().get("digest")) and sizes:
             files = [self._sizes(clip_id) for clip_id in ids]
         return {"clips": digest(ids), "files": digest(files) if files else ""}
