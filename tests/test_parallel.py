@@ -117,7 +117,8 @@ def test_negative_workers():
 def test_workers_end_with_the_main_process(tmp_path, number):
     """Killed, or by Ctrl-C, which the terminal sends to all of them."""
     code = (
-        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        f"import signal, sys; sys.path[:0] = {sys.path!r}\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell ignores it in the background
         "from functools import partial; from pathlib import Path\n"
         "import test_parallel as t; from sslib.data import parallel\n"
         f"list(parallel.each(partial(t.slowly, Path({str(tmp_path)!r})), range(10_000), workers=2))"
