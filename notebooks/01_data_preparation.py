@@ -40,7 +40,7 @@ from sslib.data import media, prepare, store
 from sslib.data.layout import SPLIT_FRACTION, Layout, video_of
 from sslib.data.media import ClipWindow
 from sslib.evaluation.bootstrap import bootstrap
-from sslib.report import figures, text
+from sslib.report import figures, galleries, text
 from sslib.report.text import show
 from sslib.stamps import scenes
 
@@ -158,7 +158,7 @@ if len(table):
 if sounds:
     some = [sounds[i] for i in np.linspace(0, len(sounds) - 1, 6).astype(int)]
     titles = [f"{sound.class_name} ({sound.instance})" for sound in some]
-    show(text.players(titles, [sound.waveform[: 3 * rate] for sound in some], rate))
+    show(galleries.players(titles, [sound.waveform[: 3 * rate] for sound in some], rate))
 
 # %% [markdown]
 # ## The data folder
@@ -254,7 +254,7 @@ if len(ready):
         media.read_audio(layout.audio(clip_id), rate)[: 3 * rate] / 32768 for clip_id in some
     ]
     frames = [list(layout.frames(clip_id).values()) for clip_id in some]
-    show(text.players(some, heard, rate, [paths[len(paths) // 2] for paths in frames]))
+    show(galleries.players(some, heard, rate, [paths[len(paths) // 2] for paths in frames]))
 
 # %% [markdown] tags=["optional"]
 # ### Lists
@@ -415,7 +415,11 @@ if len(ranks):
     )
     show(
         figures.intervals(
-            table, "rank", xlabel="mean rank of the sounding object, minus ½", zero=True
+            table,
+            "rank",
+            xlabel="mean rank of the sounding object, minus ½",
+            zero=True,
+            percent=False,
         ),
         text.sounding_ranks(table, len(ranks)) + same + "the seed decides everything.",
     )

@@ -18,10 +18,6 @@
 #
 # *Where does the model say that a sound comes from, how often is it right, and how much of that does it owe to the
 # sound?*
-#
-# **Reads** the run of [02 · Training](02_training.html) and the test lists. **Writes** `run/maps.npz` (raw maps),
-# `run/clips.csv` (one row per clip, sound and kind of map), `run/summary.json` (the tables). **Before**:
-# [03 · Ablations](03_ablations.html). **After**: [all experiments](../../index.html).
 
 # %% tags=["parameters"]
 config = "configs/demo.yaml"
@@ -33,7 +29,7 @@ from sslib import datasets
 from sslib.evaluation import comparison, measures, protocols
 from sslib.evaluation import run as evaluation
 from sslib.evaluation.bootstrap import bootstrap
-from sslib.report import evaluation_figures, figures, text
+from sslib.report import evaluation_figures, figures, galleries, text
 from sslib.report.evaluation_figures import confidence_by_sound, values_by_method
 from sslib.report.text import Results, format_interval, show
 
@@ -44,10 +40,30 @@ import pandas as pd
 settings = configuration.load(config, overrides)
 run, sure = configuration.experiment_folder(settings) / "run", settings.evaluation
 evaluation.evaluate(run, settings)
-evaluation_figures.save_thumbnail(run, settings)
+galleries.save_thumbnail(run, settings)
 summary, clips = comparison.read_summary(run), comparison.read_clips(run)
 results, maps = Results(summary), np.load(run / "maps.npz")
-show(text.generated_note(summary["data"]["generated"]))
+first = settings.data.tests[0]
+data = datasets.AVDataset(settings, first, annotated=True)
+pairs = measures.sound_swap(measures.AnnotatedClips.of(data))
+gallery = galleries.Gallery(data, maps)
+show(text.generated_note(summary["data"]["generated"]), text.answer(summary))
+
+# %% [markdown]
+# The first scene of the list, not chosen, with each of its sounds and without any:
+
+# %%
+KINDS = {"similarity": "own sound", "shuffled": "another sound", "visual_only": "no sound"}
+STILL = {"visual_only": "no sound"}
+if pairs is None:
+    show(gallery.show([gallery.clip(data.ids[0], gallery.class_of(data.ids[0]), KINDS)]))
+else:
+    show(gallery.show([gallery.scene(pairs.ids[:2], STILL)]))
+
+# %% [markdown]
+# **Reads** the run of [02 · Training](02_training.html) and the test lists. **Writes** `run/maps.npz` (raw maps),
+# `run/clips.csv` (one row per clip, sound and kind of map), `run/summary.json` (the tables). **Before**:
+# [03 · Ablations](03_ablations.html). **After**: [all experiments](../../index.html).
 
 # %% [markdown]
 # ## The test sets
@@ -62,11 +78,14 @@ sets = own.groupby(["split", "subset"], sort=False).agg(
     scenes=("scene", "nunique"),
     recordings=("recording", "nunique"),
     classes=("class", "nunique"),
-    median_area=("area", "median"),
+    area=("area", "median"),
 )
-first = settings.data.tests[0]
 subset = sets.loc[first]["clips"].idxmax()
-sets.style.format({"median_area": "{:.1%}"})
+shown = sets.assign(area=sets["area"].map("{:.1%}".format)).reset_index()
+shown.index = [text.subset_title(*place) for place in sets.index]
+shown.drop(columns=["split", "subset"]).rename(
+    columns={"area": "median share of the picture in boxes"}
+)
 
 # %% [markdown]
 # ## How to read the tables
@@ -98,7 +117,13 @@ show(
 # *AUC* averages it over all thresholds.
 
 # %%
-show(*results.report("localization", "success_adaptive", "No clip of these lists has a box."))
+show(
+    results.report(
+        "localization",
+        ("success_adaptive", "auc_adaptive", "success", "auc"),
+        "No clip of these lists has a box.",
+    )
+)
 
 # %% [markdown]
 # ### Pointing and pixels
@@ -107,7 +132,11 @@ show(*results.report("localization", "success_adaptive", "No clip of these lists
 # pixels: mean IoU, and F with β² = 0.3 at the threshold that is best for the whole set (AVSBench).
 
 # %%
-show(*results.report("masks", "pointing", "No clip of these lists has a box or a mask."))
+show(
+    results.report(
+        "masks", ("pointing", "miou", "f"), "No clip of these lists has a box or a mask."
+    )
+)
 if "miou" not in set(results.of("masks")["measure"]):
     show("These lists have boxes but no masks: mean IoU and F do not apply.")
 
@@ -121,7 +150,9 @@ if "miou" not in set(results.of("masks")["measure"]):
 gains = results.differences.assign(set=lambda rows: rows["split"] + ", " + rows["subset"])
 gains = gains[(gains["protocol"] == "masks") & (gains["measure"] == "pointing")]
 show(
-    figures.intervals(gains, "control", "set", "pointing: model minus control", zero=True),
+    figures.intervals(
+        gains, "control", "set", "pointing: model minus control, points", zero=True
+    ),
     text.sound_gains(gains[gains["control"] == text.SHUFFLED]),
 )
 
@@ -175,9 +206,9 @@ area = area[area["method"].isin(["model", "model, shuffled sounds", "centre squa
 area = area.assign(group=area["subset"] + " (" + area["clips"].astype(str) + ")")
 found = area[area["method"] == "model"].to_dict("records")
 if found:
-    sizes = [f"{row['subset']} {format_interval(row)}" for row in found]
+    sizes = [f"{row['subset']} {format_interval(row, percent=True)} %" for row in found]
     show(
-        figures.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold"),
+        figures.intervals(area, "group", "method", "success rate at 0.5, adaptive threshold, %"),
         (f"The model's success by size of the object: {'; '.join(sizes)}."),
     )
 else:
@@ -191,7 +222,13 @@ else:
 # are false positives there. AP and max-F1 run over all thresholds, LocAcc leaves the confidence out (Mo & Morgado).
 
 # %%
-show(*results.report("detection", "ap", "These lists have no sounds without a visible source."))
+show(
+    results.report(
+        "detection",
+        ("ap", "max_f1", "loc_acc"),
+        "These lists have no sounds without a visible source.",
+    )
+)
 
 # %% [markdown]
 # Confidence of the maps for sounds with a visible source and without; where the distributions overlap, no threshold
@@ -228,17 +265,21 @@ if level["value"] is None:
 else:
     show(
         f"The threshold is {level['value']:.3f} on the raw map, from {level['clips']} clips "
-        f"of the list *{level['list']}* with {', '.join(level['kinds'])}."
+        f"of the list *{level['list']}* with {', '.join(map(SOUNDS.get, level['kinds']))}."
     )
-show(*results.report("universal", "f_loc", "Without a threshold this protocol has no rows."))
+show(
+    results.report(
+        "universal",
+        ("f_loc", "f_auc", "pia", "aoc"),
+        "Without a threshold this protocol has no rows.",
+    )
+)
 
 # %% [markdown]
 # Why one threshold is hard: the share of the picture above it, for every threshold, with the clips' own sounds and with
 # negative ones. A good threshold lies where the own sounds still claim what the objects cover and the others nothing.
 
 # %%
-data = datasets.AVDataset(settings, first, annotated=True)
-gallery = evaluation_figures.Gallery(data, maps)
 PLAYED = {"similarity": "own sound"} | {k: v for k, v in SOUNDS.items() if k != "own"}
 raw = gallery.maps_of(mine.index, PLAYED)
 if level["value"] is not None:
@@ -256,13 +297,13 @@ if level["value"] is not None:
 # no threshold can tell the sounds apart.
 
 # %%
-chosen = mine.index[:8]
+chosen = mine.index[:3]
 limits = tuple(np.quantile(raw["own sound"], [0.05, 0.995]))
 highest = {label: values.max(axis=(1, 2)) for label, values in raw.items()}
 right = highest.pop("own sound")
 louder = [f"{label} {np.mean(values > right):.0%}" for label, values in highest.items()]
 show(
-    gallery.show(chosen, mine.loc[chosen, "class"], PLAYED, limits),
+    gallery.show([gallery.clip(c, gallery.class_of(c), PLAYED, limits) for c in chosen]),
     (
         "Share of all clips in which the map's highest point is higher for the negative than for "
         f"the clip's own sound: {', '.join(louder)}."
@@ -277,8 +318,10 @@ show(
 
 # %%
 show(
-    *results.report(
-        "interaction", "iiou_adaptive", "These clips have one sound each: no map can move."
+    results.report(
+        "interaction",
+        ("iiou_adaptive", "iauc_adaptive"),
+        "These clips have one sound each: no map can move.",
     )
 )
 
@@ -287,7 +330,6 @@ show(
 # other object's sound, both at the adaptive threshold. Without any effect of the sound all dots lie on the diagonal.
 
 # %%
-pairs = measures.sound_swap(measures.AnnotatedClips.of(data))
 if pairs is None:
     show("No scene of this list has two sounds.")
 else:
@@ -305,17 +347,15 @@ else:
     )
 
 # %% [markdown]
-# Neighbouring columns are one picture; only the sound differs. The upper row of maps has to move, the lower cannot.
+# Each row is one picture; only the sound differs. The map has to move with it; without any sound it cannot.
 # The first scenes with two sounds, not chosen:
 
 # %%
-KINDS = {"similarity": "own sound", "shuffled": "another sound", "visual_only": "no sound"}
-if pairs is not None:
-    titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in pairs.ids[:8]]
-    still = {kind: label for kind, label in KINDS.items() if kind != "shuffled"}
-    show(gallery.show(pairs.ids[:8], titles, still))
-else:
+if pairs is None:
     show("No scene of this list has two sounds.")
+else:
+    ids = pairs.ids[:8]
+    show(gallery.show([gallery.scene(ids[i : i + 2], STILL) for i in range(0, len(ids), 2)]))
 
 # %% [markdown]
 # ## Retrieval across the senses
@@ -324,7 +364,10 @@ else:
 # to a query is a right one, the clip's own partner or, *of the class*, any of its class.
 
 # %%
-show(*results.report("retrieval", "r1_image_to_audio", "There are no scores of all pairs."))
+RECALLS = [
+    f"{of}r1_{way}" for of in ("", "class_") for way in ("image_to_audio", "audio_to_image")
+]
+show(results.report("retrieval", RECALLS, "There are no scores of all pairs."))
 
 # %% [markdown]
 # ## What it looks like
@@ -335,11 +378,16 @@ show(*results.report("retrieval", "r1_image_to_audio", "There are no scores of a
 # %%
 ranked = mine.dropna(subset="ciou_adaptive").sort_values("ciou_adaptive", ascending=False)
 middle = max(len(ranked) // 2 - 1, 0)
-groups = {"best": ranked[:3], "median": ranked[middle : middle + 3], "worst": ranked[-3:]}
-chosen = pd.concat(groups, names=["rank"]).reset_index("rank")
+groups = {"best": ranked[:2], "median": ranked[middle : middle + 2], "worst": ranked[-2:]}
+chosen = [(rank, row) for rank, rows in groups.items() for row in rows.itertuples()]
 found = [f"{rank} {rows['ciou_adaptive'].mean():.2f}" for rank, rows in groups.items()]
 show(
-    gallery.show(chosen.index, chosen["rank"] + "\n" + chosen["class"], KINDS),
+    gallery.show(
+        [
+            gallery.clip(row.clip_id, f"{rank}: cIoU {row.ciou_adaptive:.2f}", KINDS)
+            for rank, row in chosen
+        ]
+    ),
     (f"Their mean cIoU at the adaptive threshold: {', '.join(found)}."),
 )
 
@@ -350,7 +398,7 @@ show(
 
 # %%
 hit = mine["pointing"] >= 0.5
-worst = mine[~hit].sort_values("confidence", ascending=False)[:8]
+worst = mine[~hit].sort_values("confidence", ascending=False)[:4]
 says = f"{(~hit).sum()} of {len(mine)} clips miss ({np.mean(~hit):.0%}). "
 if hit.any() and len(worst):
     typical = mine.groupby(hit)[["area", "confidence"]].median()
@@ -360,7 +408,7 @@ if hit.any() and len(worst):
         f"{typical['confidence'][False]:.2f} ({typical['confidence'][True]:.2f})."
     )
 if len(worst):
-    show(gallery.show(worst.index, worst["class"], KINDS))
+    show(gallery.show([gallery.clip(c, gallery.class_of(c), KINDS) for c in worst.index]))
 show(says)
 
 # %% [markdown]

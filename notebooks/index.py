@@ -16,9 +16,10 @@
 # %% [markdown]
 # # Experiments
 #
-# One entry for each folder under `reports/`, the latest first. Every number below is read from the
-# experiment's own `run/summary.json`: shares of clips, with 95 % intervals
-# (or what the configuration says) in brackets.
+# A card for each folder under `reports/`, the latest first. *Pointing accuracy* is the share of test clips in which the
+# map's highest point lies on what sounds, with its 95 % interval (or what the configuration says), beside the best
+# control. Every number is read from the experiment's own `run/summary.json`. To remove an experiment, delete its
+# folder, `reports/NAME`; the next run takes it off this list.
 
 # %% tags=["parameters"]
 reports = "../reports"

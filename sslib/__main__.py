@@ -89,7 +89,7 @@ def evaluate(
 def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
     from sslib import checkpoint
     from sslib.evaluation import run as evaluation
-    from sslib.report.evaluation_figures import save_thumbnail
+    from sslib.report.galleries import save_thumbnail
 
     values = merge(checkpoint.load_checkpoint(path)["config"], overrides(changes))
     settings = resolve(values, root_for(path), str(path))

@@ -22,7 +22,7 @@ from sslib.evaluation import run as evaluation
 from sslib.evaluation.measures import METHODS, NEGATIVES, AnnotatedClips
 from sslib.evaluation.tables import CONTROLS, MEASURES, PROTOCOLS
 from sslib.prediction import predict
-from sslib.report import evaluation_figures
+from sslib.report import galleries
 
 GRID = 224
 
@@ -139,7 +139,7 @@ def test_files_hold_what_the_contract_says(run, settings, clips, maps, summary):
 
 
 def test_the_thumbnail_shows_the_first_clips(run, settings):
-    figure = evaluation_figures.save_thumbnail(run, settings, columns=3)
+    figure = galleries.save_thumbnail(run, settings, columns=3)
     ids = Layout(settings.data.root).ids("test")[:3]
     annotations = Layout(settings.data.root).annotations("test")
     titles = [axis.get_title() for axis in figure.axes]

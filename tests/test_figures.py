@@ -82,12 +82,21 @@ def test_per_class_sorts_and_leaves_single_recordings_hollow():
 
 
 def test_overlay_on_a_common_scale():
-    image, figure = np.zeros((3, 8, 8), np.uint8), figures.grid(1, 2, 1, 1)
     weak = np.array([[0.0, 0.1], [0.2, 0.3]])
-    for axis, limits in zip(figure[1][0], (None, (0.0, 0.6)), strict=True):
-        figures.show_heatmap(axis, image, weak, limits=limits)
-    own, common = (axis.images[1].get_array() for axis in figure[1][0])
+    own, common = (figures.scale_map(weak, (8, 8), limits) for limits in (None, (0.0, 0.6)))
     assert own.max() == pytest.approx(1) and common.max() == pytest.approx(0.5) and common.min() == 0
+    assert figures.scale_map(np.ones((2, 2)), (8, 8)).max() == 0  # a map that says nothing
+
+
+@pytest.mark.parametrize("brightness", [0, 255])
+def test_an_overlay_is_brighter_where_it_is_heard_on_any_picture(brightness):
+    image = np.full((3, 8, 8), brightness, np.uint8)
+    shown = figures.overlay(image, np.linspace(0, 1, 64).reshape(8, 8))
+    grey = (np.array([0.299, 0.587, 0.114]) @ shown.reshape(3, -1)).reshape(-1)
+    assert shown.dtype == np.uint8 and grey[-1] > grey[0] + 40
+    axes = figures.grid(1, 1, 1, 1)[1][0, 0]
+    figures.show_heatmap(axes, image, np.eye(2))
+    np.testing.assert_array_equal(axes.images[0].get_array().transpose(2, 0, 1), figures.overlay(image, np.eye(2)))
 
 
 def test_the_outline_of_an_object_at_the_rim_is_closed():
@@ -148,30 +157,6 @@ def test_sound_swaps_with_masks_know_the_background(clips):
 
 def test_no_pairs_without_scenes(clips):
     assert measures.sound_swap(clips._replace(ids=["s0_a", "alone"])) is None
-
-
-def test_gallery_shows_the_kinds_that_there_are(clips):
-    class Data:
-        split, ids = clips.split, clips.ids
-
-        def __getitem__(self, row):
-            image = np.full((3, 8, 8), row, np.uint8)
-            return {"image": Tensor(image), "boxes": Tensor(np.array([[0, 0, 0.5, 1]])), "mask": None}
-
-    class Tensor(np.ndarray):
-        def __new__(cls, values):
-            return values.view(cls)
-
-        def numpy(self):
-            return np.asarray(self)
-
-    maps = {"test/similarity": np.arange(20.0).reshape(5, 2, 2)}
-    gallery = evaluation_figures.Gallery(Data(), maps)
-    kinds = {"similarity": "own", "silence": "silence"}
-    np.testing.assert_array_equal(gallery.maps_of(["s1_a", "s0_a"], kinds)["own"], maps["test/similarity"][[3, 0]])
-    figure = gallery.show(["s1_a", "s0_a"], ["a_b", "c"], kinds)
-    assert [axis.get_title() for axis in figure.axes] == ["a b", "c", "", ""]
-    assert figure.axes[0].images[0].get_array().max() == 3
 
 
 def test_confidence_by_sound_and_by_method():

@@ -50,36 +50,51 @@ def test_values_with_their_intervals():
     assert text.format_interval(row, percent=True, sign=True) == "+61.2 [−5.0, +70.0]"
 
 
-def test_a_table_marks_what_its_controls_allow(summary):
-    table = text.Results(summary).table("detection")
-    cells = re.findall(r"<td[^>]*>(.*?)<br>", table)
-    assert cells == ["<b>0.500</b>", "0.300†", "0.100‡", "0.300", "0.300", "0.300"]
-    assert "centre &lt;square&gt;" in table and "test: n = 20, 9 recordings" in table
-    assert "[0.450, 0.550]" in table
+def tables(summary, protocol, leading):
+    """The table of the leading measures and the folded ones."""
+    first, *others = BeautifulSoup(text.Results(summary).table(protocol, leading), "html.parser").find_all("table")
+    assert all(other.find_parent("details") for other in others) and not first.find_parent("details")
+    return first, others
 
 
-def test_a_reading_says_it_in_words(summary):
-    reading = text.Results(summary).reading("detection", "ap")
-    assert reading == (
-        "- **test**: AP 0.500 [0.450, 0.550], better than its best control (centre <square>, 0.300; difference "
-        "+0.200 [+0.100, +0.300]). Its other measures against their own best controls: 1 not distinguishable (max-F1), "
-        "1 worse (LocAcc)."
-    )
+def cells(table):
+    """The texts of a table's body, row by row."""
+    return [[cell.text for cell in row.find_all(["th", "td"])] for row in table.select("tbody tr")]
+
+
+def test_a_table_sets_the_model_beside_its_best_control(summary):
+    first, (every,) = tables(summary, "detection", ["loc_acc", "ap"])
+    assert cells(first) == [
+        ["test: 20 clips, 9 recordings"],
+        ["LocAcc", "10.0 [5.0, 15.0]", "30.0 centre <square>", "−20.0 [−30.0, −10.0]", "worse"],
+        ["AP", "50.0 [45.0, 55.0]", "30.0 centre <square>", "+20.0 [+10.0, +30.0]", "better"],
+    ]
+    assert [cell.text for cell in first.find_all("b")] == ["50.0 [45.0, 55.0]"]
+    assert cells(every) == [
+        ["test: 20 clips, 9 recordings"],
+        ["model", "50.0 ±5.0", "30.0 ±5.0", "10.0 ±5.0"],
+        ["centre <square>", "30.0 ±5.0", "30.0 ±5.0", "30.0 ±5.0"],
+    ]
+    heads = [*first.find_all("th"), *every.find_all("th")]
+    assert {head["scope"] for head in heads} == {"col", "row", "rowgroup"}
+    fold = every.find_parent("details").find("summary").text
+    assert fold == "All methods and measures (against their best controls: 1 better, 1 inconclusive, 1 worse)"
     assert text.Results(summary).of("retrieval").empty
 
 
 def test_one_recording_allows_no_verdict(summary):
     summary["tables"] = [one | {"clusters": 1} for one in summary["tables"]]
-    results = text.Results(summary)
-    assert "<b>" not in results.table("detection") and "†" not in results.table("detection")
-    assert "control" not in results.reading("detection", "ap")
+    first, (every,) = tables(summary, "detection", ["ap"])
+    assert cells(first)[1] == ["AP", "50.0 [one recording]", "–", "–", ""] and not first.find("b")
+    assert cells(every)[1] == ["model", "50.0", "30.0", "10.0"]
 
 
 def test_wide_protocols_become_two_tables():
     names = list(text.PROTOCOLS["retrieval"])
     rows = [row("model", name, 0.1, "retrieval") for name in names]
-    table = text.Results({"tables": rows, "differences": [], "verdicts": []}).table("retrieval")
-    assert table.count("<table") == 2 and table.count("<td") == len(names)
+    first, others = tables({"tables": rows, "differences": [], "verdicts": []}, "retrieval", names[:2])
+    assert len(others) == 2 and sum(len(other.find_all("td")) for other in others) == len(names)
+    assert len(cells(first)) == 3
 
 
 def test_what_is_not_known_of_published_results_stays_empty():
@@ -91,9 +106,8 @@ def test_what_is_not_known_of_published_results_stays_empty():
 
 def test_absent_protocols_say_why(summary):
     results = text.Results(summary)
-    assert results.report("retrieval", "r1_image_to_audio", "There are none.") == ("There are none.",)
-    table, reading = results.report("detection", "ap", "")
-    assert table.data == results.table("detection") and reading == results.reading("detection", "ap")
+    assert results.report("retrieval", ["r1_image_to_audio"], "There are none.") == "There are none."
+    assert results.report("detection", ["ap"], "").data == results.table("detection", ["ap"])
 
 
 def test_show_leaves_out_what_is_empty(capsys):
@@ -119,39 +133,79 @@ def test_tables_as_text():
     assert text.tables_text([]) == "nothing was measured"
 
 
-def test_headline_numbers():
-    tables = [row("model", "pointing", 0.5, "masks"), row("noise", "pointing", 0.5, "masks"), row("model", "ap", 0.5)]
-    gains = [row("", "pointing", 0.1, "masks") | {"control": text.SHUFFLED}]
-    assert text.headline({"tables": tables, "differences": gains}) == [
-        ("pointing accuracy: test, all", "0.500 [0.450, 0.550]"),
-        ("pointing gained by the right sound: test, all", "0.100 [0.050, 0.150]"),
-    ]
+@pytest.fixture
+def pointing():
+    """Two parts of a first list, the larger one later, and a second list."""
+    places = {("test", "1 object"): 20, ("test", "2 objects"): 600, ("other", "all"): 1000}
+    summary = {"tables": [], "differences": [], "verdicts": [], "training": {"epochs": 1, "seed": 3, "seconds": 90}}
+    for (split, subset), clips in places.items():
+        place = {"split": split, "subset": subset, "clips": clips}
+        summary["tables"].append(row("model", "pointing", 0.5, "masks") | place)
+        verdict = said("pointing", "centre square", 0.2, 0.1, 0.3) | {"protocol": "masks"} | place
+        summary["verdicts"].append(verdict)
+    gain = row("", "pointing", 0.1, "masks") | {"control": text.SHUFFLED, "split": "test", "subset": "2 objects"}
+    summary["differences"] = [gain]
+    return summary
 
 
-def test_experiments_are_cards(tmp_path):
+def test_headlines_begin_with_the_largest_part_of_the_first_list(pointing):
+    found = text.headlines(pointing)
+    assert [entry["set"] for entry in found] == ["test, 2 objects", "test, 1 object", "other"]
+    assert [entry["gain"] and entry["gain"]["value"] for entry in found] == [0.1, None, None]
+    assert text.headlines({}) == []
+
+
+def test_the_answer_is_three_sentences(pointing):
+    first = (
+        "In 600 clips never seen (*test, 2 objects*, 9 recordings) the map's highest point lies on what sounds in "
+        "**50.0 [45.0, 55.0] %**, better than its best control (centre square, 30.0 %; difference +20.0 [+10.0, +30.0] "
+        "points)."
+    )
+    second = "Its own sound instead of another one adds **+10.0 [+5.0, +15.0] points**: the map follows the sound."
+    third = "On *other* (1,000 clips, 9 recordings) it is 50.0 [45.0, 55.0] %, better than its best control."
+    assert text.answer(pointing).splitlines() == [first, second, third]
+    pointing["tables"].pop()
+    pointing["differences"][0] |= {"low": -0.01}
+    said = text.answer(pointing).splitlines()
+    assert said[1].endswith("+15.0] points**: no effect of the sound is shown.")
+    assert said[2].startswith("This is one training (1 epoch, seed 3): the intervals cover the choice of recordings")
+    pointing["differences"] = []
+    assert "what the sound adds is not known" in text.answer(pointing)
+    assert text.answer({"tables": []}) == "These lists have no boxes: nothing was measured."
+
+
+def test_experiments_are_cards(tmp_path, pointing):
     assert "No experiment yet" in pages.experiments(tmp_path).data
-    run = tmp_path / "a" / "<b>" / "run"
-    run.mkdir(parents=True)
+    for name in ("a/<b>", "c/failed"):
+        (tmp_path / name / "run").mkdir(parents=True)
     data = {"name": "stamps", "generated": True}
-    summary = {
-        "format": comparison.FORMAT,
-        "tables": [row("model", "pointing", 0.5, "masks")],
-        "data": data,
-        "training": {"epochs": 3, "seconds": 90},
-    }
-    (run / "summary.json").write_text(json.dumps(summary))
-    for name in ("01_data.html", "02_training.failed.ipynb", "variants/v/04_evaluation.html"):
-        (run.parent / name).parent.mkdir(parents=True, exist_ok=True)
-        (run.parent / name).touch()
-    card = BeautifulSoup(pages.experiments(tmp_path).data, "html.parser").section
-    assert card.h2.text == "a/<b>" and "no picture yet" in card.text
-    assert [cell.text for cell in card.find_all("td")] == ["pointing accuracy: test, all", "0.500", "[0.450, 0.550]"]
-    assert "data: stamps · 3 epochs · trained in 1.5 min · generated clips" in card.text
+    (tmp_path / "a/<b>/run/summary.json").write_text(json.dumps(pointing | {"format": comparison.FORMAT, "data": data}))
+    for name in ("a/<b>/01_data.html", "c/failed/02_training.failed.ipynb", "a/<b>/variants/v/04_evaluation.html"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    soup = BeautifulSoup(pages.experiments(tmp_path).data, "html.parser")
+    cards = {card.h2.text: card for card in soup.find_all("section")}
+    card, failed = cards["a/<b>"], cards["c/failed"]
+    assert "no picture yet" in card.text
+    assert card.find(class_="number").text == (
+        "50.0 % [45.0, 55.0] pointing accuracy on test, 2 objects; best control 30.0 %, centre square; its own sound "
+        "adds +10.0 [+5.0, +15.0] points"
+    )
+    assert "data: stamps · 1 epoch · trained in 1.5 min · generated clips" in card.text
     assert [(link.text, link["href"]) for link in card.find_all("a")] == [
+        ("a/<b>", "a/<b>/01_data.html"),
         ("01 data", "a/<b>/01_data.html"),
-        ("02 training (failed)", "a/<b>/02_training.failed.ipynb"),
         ("v", "a/<b>/variants/v/04_evaluation.html"),
     ]
+    assert "02 training (failed)" in failed.text and not failed.find("a")
+    # sorted and filtered by the style sheet: by decreasing value, and by what stands before the slash
+    ranks = [re.search(r"--pointing:\s*(-?\d+); --gain:\s*(-?\d+)", one["style"]).groups() for one in (card, failed)]
+    assert ranks == [("-5000", "-1000"), ("10001", "10001")]
+    assert ["finished" in one["class"] for one in (card, failed)] == [True, False]
+    assert [label.text.strip() for label in soup.find_all("label")][3:] == ["all", "finished", "a/", "c/"]
+    rules = soup.find("style").text
+    for one in soup.find_all("input"):
+        assert one.get("checked") is not None or f"#{one['id']}:checked" in rules
 
 
 def test_experiments_of_another_version_say_so(tmp_path):
@@ -163,17 +217,6 @@ def test_experiments_of_another_version_say_so(tmp_path):
     assert {card.h2.text: card.find(class_="badge").text for card in cards} == {
         "a/old": "results of another version: run it again", "a/new": "unfinished",
     }  # fmt: skip
-
-
-def test_players(tmp_path):
-    (tmp_path / "a.jpg").write_bytes(b"jpeg")
-    sounds = [np.zeros(8), np.full(8, 1.01)]
-    found = BeautifulSoup(text.players(["<x>", "y"], sounds, 8000, [tmp_path / "a.jpg"]).data, "html.parser")
-    assert [caption.text for caption in found.find_all("figcaption")] == ["<x>", "y"]
-    assert len(found.find_all("audio")) == 2
-    assert [(image["alt"], image["src"]) for image in found.find_all("img")] == [
-        ("<x>", "data:image/jpeg;base64,anBlZw==")
-    ]
 
 
 def test_rejected_files():
@@ -260,12 +303,12 @@ def test_what_comparisons_settle():
 def test_sound_gains():
     gains = pd.DataFrame({"set": ["a", "b"], "value": [0.2, 0.1], "low": [0.1, -0.1], "high": [0.3, 0.3]})
     assert text.sound_gains(gains).splitlines() == [
-        "- a: the right sound instead of another adds +0.200 [+0.100, +0.300]: the map follows the sound.",
-        "- b: the right sound instead of another adds +0.100 [−0.100, +0.300]: no effect of the sound is shown.",
+        "- a: its own sound instead of another adds +20.0 [+10.0, +30.0] points: the map follows the sound.",
+        "- b: its own sound instead of another adds +10.0 [−10.0, +30.0] points: no effect of the sound is shown.",
     ]
     assert text.sound_gains(gains[:0]) == "These clips have too few classes to play another sound."
 
 
 def test_the_legend_names_what_the_intervals_are():
     said = text.say("legend", Evaluation(confidence=0.9, resamples=2000))
-    assert said.startswith("Brackets are 90% bootstrap intervals over recordings (2,000 resamples). **Bold**: better")
+    assert "Brackets are 90% bootstrap intervals over recordings (2,000 resamples); ± is half of their width" in said

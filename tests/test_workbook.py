@@ -105,6 +105,7 @@ def finished(tmp_path_factory):
     row = {"protocol": "masks", "split": "test <", "subset": "all", "method": "model", "measure": "pointing"}
     row |= {"value": 0.63, "low": 0.6, "high": 0.7, "clips": 9, "clusters": 9}
     summary = {"format": comparison.FORMAT, "data": {"name": "stamps", "generated": True}, "tables": [row]}
+    summary |= {"differences": [], "verdicts": []}
     run = folder / "reports" / "tests" / "tiny" / "run"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps(summary))
@@ -180,7 +181,7 @@ def test_index_lists_experiments(finished):
     assert not soup.find_all("div", class_="source")
     card = soup.find("section", class_="experiment-card")
     assert card.find("h2").text == "tests/tiny"
-    assert "pointing accuracy: test <" in card.text and "0.630" in card.text and "generated clips" in card.text
+    assert "63.0 % [60.0, 70.0] pointing accuracy on test <" in card.text and "generated clips" in card.text
     links = {link["href"] for link in card.find_all("a")}
     assert {"tests/tiny/01_data_preparation.html", "tests/tiny/variants/base/02_training.html"} <= links
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 UNREADABLE = soundfile.LibsndfileError, OSError, RuntimeError, TypeError  # what soundfile raises of a file
 REMEDY = "take the clip off the list, or name another time or frame in data"
 JPEG_QUALITY = 92
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
 
 class MediaError(InputError):
@@ -149,6 +150,21 @@ def encode_jpeg(image: np.ndarray) -> bytes:
     """Encode an image, uint8 (H, W, 3) RGB."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def encode_mp3(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """Encode a sound, float (samples,) in [-1, 1], small and playable in any browser; other rates than MP3's go up."""
+    rate = next((one for one in MP3_RATES if one >= sample_rate), MP3_RATES[-1])
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.clip(soxr.resample(waveform, sample_rate, rate), -1, 1), rate, format="MP3")
+    return buffer.getvalue()
+
+
+def encode_webp(image: Image.Image, **options: object) -> bytes:
+    """Encode a picture as browsers like it; `options` are Pillow's, for example ``quality`` or ``lossless``."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", **options)
     return buffer.getvalue()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,13 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sslib.config import Config
-from sslib.datasets import AVDataset
 from sslib.evaluation.measures import METHODS
 from sslib.metrics import VGGSS_QUARTILES
-from sslib.report.figures import COLOURS, grid, legend_below, localization
+from sslib.report.figures import COLOURS, DASHES, grid, legend_below
 
 GREY = "0.55"
 UNSEEN = "no source by annotation"
-LINES = [*COLOURS[:6], "0.45", "black"]  # the colours of a table's methods, in its order: the bound is black
+LINES = [{"color": colour, "ls": dash} for colour, dash in zip([*COLOURS[:6], "0.45", "black"], cycle(DASHES))]
 
 
 def values_by_method(clips: pd.DataFrame, column: str) -> dict[str, np.ndarray]:
@@ -42,41 +39,6 @@ def confidence_by_sound(clips: pd.DataFrame, sounds: Mapping[str, str]) -> dict[
     return {label: values.to_numpy() for label, values in rows.items() if len(values)}
 
 
-class Gallery:
-    """Draw clips of an annotated test list with their maps (``LIST/KIND`` of ``maps.npz`` -> raw maps (N, h, w))."""
-
-    def __init__(self, data: AVDataset, maps: Mapping[str, np.ndarray]):
-        self.data, self.maps = data, maps
-        self.rows = {clip_id: row for row, clip_id in enumerate(data.ids)}
-
-    def maps_of(self, ids: Sequence[str], kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Return raw maps of some clips, of those `kinds` (name in the file -> what a figure calls it) that exist."""
-        rows = [self.rows[clip_id] for clip_id in ids]
-        names = {kind: f"{self.data.split}/{kind}" for kind in kinds}
-        return {kinds[kind]: self.maps[name][rows] for kind, name in names.items() if name in self.maps}
-
-    def show(self, ids: Sequence[str], titles: Sequence[str], kinds: Mapping[str, str], limits=None) -> Figure:
-        """Draw one column per clip; see :func:`sslib.report.figures.localization`."""
-        shown = [self.data[self.rows[clip_id]] for clip_id in ids]
-        images, boxes = ([clip[key].numpy() for clip in shown] for key in ("image", "boxes"))
-        masks, titles = [clip["mask"] for clip in shown], [title.replace("_", " ") for title in titles]
-        return localization(images, self.maps_of(ids, kinds), boxes, masks, titles, limits)
-
-
-def save_thumbnail(run: Path, config: Config, columns: int = 6) -> Figure:
-    """Draw the first clips of the first test list and their maps into ``thumbnail.png``, the picture of an experiment.
-
-    They are not chosen by result. `run` holds ``maps.npz``; `config` says where the test data lie.
-    """
-    data = AVDataset(config, config.data.tests[0], annotated=True)
-    ids = data.ids[:columns]
-    titles = [f"♪ {data.annotations[clip_id].get('class', '')}" for clip_id in ids]
-    with np.load(run / "maps.npz") as maps:
-        figure = Gallery(data, maps).show(ids, titles, {"similarity": "map"})
-    figure.savefig(run / "thumbnail.png", dpi=100)
-    return figure
-
-
 def threshold_curves(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str) -> Figure:
     """Draw the share of clips whose value is at least t, over t in [0, 1]; the area under a curve is its AUC.
 
@@ -84,9 +46,9 @@ def threshold_curves(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str
     """
     figure, [axes] = grid(1, len(panels), 2.75 if len(panels) > 1 else 4.2, 3.3)
     names = dict.fromkeys(name for methods in panels.values() for name in methods)
-    colours = dict(zip(names, cycle(LINES)))
+    lines = dict(zip(names, cycle(LINES)))  # of a table's methods, in its order: the bound is black
     for axis, (title, methods) in zip(axes, panels.items(), strict=True):
-        shares_above(axis, methods, colours, start=0)
+        shares_above(axis, methods, lines, start=0)
         axis.axvline(0.5, color=GREY, lw=0.8, ls=":")  # what a success rate asks for
         axis.set(title=title, xlabel=xlabel, xlim=(0, 1))
     axes[0].set_ylabel("share of clips at or above")
@@ -108,11 +70,11 @@ def area_above_threshold(maps: Mapping[str, np.ndarray], threshold: float) -> Fi
     return figure
 
 
-def shares_above(axis: Axes, samples: Mapping[str, np.ndarray], colours: Mapping[str, Any], start: float) -> None:
+def shares_above(axis: Axes, samples: Mapping[str, np.ndarray], lines: Mapping[str, Any], start: float) -> None:
     """Draw for each sample the share of its values that are at least as high, from `start` on; the first is thicker."""
     for number, (name, values) in enumerate(samples.items()):
         steps = np.r_[start, np.sort(values[~np.isnan(values)])]  # a clip may have no sound of this kind
-        style = {"color": colours[name], "lw": 1.2 if number else 2, "label": name}
+        style = lines[name] | {"lw": 1.4 if number else 2.2, "label": name}
         axis.plot(steps, np.linspace(1, 0, len(steps)), drawstyle="steps-post", **style)
     axis.set_ylim(0, 1.02)
 
@@ -133,6 +95,7 @@ def area_scatter(area: Sequence[float], ciou: Sequence[float]) -> Figure:
     for edge in VGGSS_QUARTILES:
         axis.axvline(edge, color=GREY, lw=0.8, ls=":")
     axis.set(xlabel="share of the picture inside the boxes", ylabel="cIoU, median threshold", xlim=(0, 1), ylim=(0, 1))
+    axis.grid(visible=False)
     figure.legend(frameon=False, loc="outside upper center", ncols=3)
     return figure
 
@@ -141,8 +104,11 @@ def confidences(values: Mapping[str, np.ndarray]) -> Figure:
     """Draw the distributions of the confidence of maps, for each kind of sound (name -> confidence of each clip)."""
     figure, [[axis]] = grid(1, 1, 5.6, 2.9)
     style = {"stat": "probability", "common_norm": False, "element": "step", "bins": 30, "alpha": 0.15}
-    sns.histplot(dict(values), ax=axis, palette=LINES[: len(values)], **style)
+    sns.histplot(dict(values), ax=axis, palette=COLOURS[: len(values)], **style)
     sns.move_legend(axis, "lower center", bbox_to_anchor=(0.5, 1), ncols=len(values), frameon=False)
+    for area, dash, patch in zip(axis.collections[::-1], DASHES, axis.get_legend().legend_handles, strict=False):
+        area.set(linestyle=dash, linewidth=1.6)
+        patch.set(linestyle=dash)
     axis.set(xlabel="confidence: mean of the map's top quarter", ylabel="share of clips")
     return figure
 
@@ -165,9 +131,9 @@ def movement(own: np.ndarray, other: np.ndarray) -> Figure:
 def stacked_shares(table: pd.DataFrame, xlabel: str) -> Figure:
     """Draw stacked bars: one for each row of `table` (named by its index), one piece for each column."""
     figure, [[axis]] = grid(1, 1, 6.4, 0.75 + 0.32 * len(table))
-    pieces = {"color": [*COLOURS[2:4], "0.8"], "width": 0.68, "legend": False}
+    pieces = {"color": [COLOURS[0], COLOURS[1], "0.85"], "width": 0.68, "legend": False}
     table.plot.barh(stacked=True, ax=axis, **pieces)
-    for bars, ink in zip(axis.containers, ("white", "white", "black"), strict=True):
+    for bars, ink in zip(axis.containers, ("white", "black", "black"), strict=True):
         shown = [f"{share:.0%}" if share > 0.06 else "" for share in bars.datavalues]
         axis.bar_label(bars, shown, label_type="center", color=ink, fontsize=8)
     axis.set(ylim=(len(table) - 0.5, -0.5), xlim=(0, 1), xlabel=xlabel)

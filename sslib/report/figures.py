@@ -16,18 +16,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.patches import Rectangle
+from matplotlib.patheffects import Normal, Stroke
+from matplotlib.ticker import PercentFormatter
 
 from sslib.metrics import resize
 from sslib.stamps.library import Background, Cutout
 
-TRUTH = "#2bff88"  # outline of the ground truth
+TRUTH = "#2bff88"  # outline of the ground truth, on a dark rim: seen on any picture
 COLOURS = sns.color_palette("colorblind")
+DASHES, MARKERS = ("-", "--", "-.", ":"), "os^Dv"  # with the colours, so that lines differ in print without colour too
+HEAT = plt.colormaps["inferno"]  # perceptually uniform, colour-blind safe, brighter for more also in grey
+RIM = [Stroke(linewidth=2.4, foreground="black", alpha=0.6), Normal()]
 Arrays = Sequence[np.ndarray]
 STYLE = {
-    **{f"axes.{part}size": 9 for part in ("title", "label")},
-    **{f"{axis}tick.labelsize": 8 for axis in "xy"},
+    **sns.axes_style("whitegrid", {"grid.color": "0.9", "axes.edgecolor": "0.6", "xtick.bottom": True}),
+    **{f"axes.{part}size": 10 for part in ("title", "label")},
+    **{f"{axis}tick.labelsize": 9 for axis in "xy"},
     **{f"axes.spines.{side}": False for side in ("top", "right")},
-    "figure.dpi": 110,
+    "figure.dpi": 100,
 }
 
 
@@ -41,7 +47,8 @@ def grid(rows: int, columns: int, width: float, height: float) -> tuple[Figure, 
 
 
 def bare(axes: Axes) -> None:
-    """Leave out ticks and frame."""
+    """Leave out ticks, grid and frame."""
+    axes.grid(visible=False)
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
@@ -49,26 +56,32 @@ def bare(axes: Axes) -> None:
 def show_image(axes: Axes, image: np.ndarray, title: str = "") -> None:
     """Draw an RGB image, uint8 (3, H, W), without ticks."""
     axes.imshow(np.moveaxis(np.asarray(image), 0, -1))
-    axes.set_title(title, fontsize=8)
+    axes.set_title(title, fontsize=9)
     bare(axes)
+
+
+def scale_map(heatmap: np.ndarray, size: tuple[int, int], limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Enlarge a raw map (h, w) to `size` and scale it to [0, 1] for display: the only place that does.
+
+    It is scaled to its own range, or to `limits`, with which maps of several sounds can be compared.
+    """
+    large = resize(np.asarray(heatmap)[None], size)[0]
+    low, high = (large.min(), large.max()) if limits is None else limits
+    return np.clip((large - low) / max(float(high - low), 1e-12), 0, 1)
+
+
+def overlay(image: np.ndarray, heatmap: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """Lay a raw map (h, w) over the darkened grey of an image, uint8 (3, H, W) as the result: bright is heard here."""
+    scaled = scale_map(heatmap, image.shape[1:], limits)
+    grey, opacity = np.asarray(image).mean(axis=0) * 0.75, 0.2 + 0.6 * scaled
+    return (opacity * 255 * HEAT(scaled)[..., :3].transpose(2, 0, 1) + (1 - opacity) * grey).astype(np.uint8)
 
 
 def show_heatmap(
     axes: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "", limits: tuple[float, float] | None = None
 ) -> None:
-    """Draw a raw map (h, w) over an image, uint8 (3, H, W), the low part transparent.
-
-    Scaled to its own range, or to `limits`, with which maps of several sounds can be compared.
-    """
-    grey = np.asarray(image).mean(axis=0) * 0.8 + 30
-    size = image.shape[1:]
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=255)
-    large = resize(np.asarray(heatmap)[None], size)[0]
-    low, high = (large.min(), large.max()) if limits is None else limits
-    scaled = np.clip((large - low) / max(float(high - low), 1e-12), 0, 1)
-    axes.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=np.clip(0.15 + 0.75 * scaled, 0, 0.9))
-    axes.set_title(title, fontsize=8)
-    bare(axes)
+    """Draw a raw map (h, w) over an image, uint8 (3, H, W); see :func:`overlay`."""
+    show_image(axes, overlay(image, heatmap, limits), title)
 
 
 def outline(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: np.ndarray | None = None) -> None:
@@ -76,10 +89,11 @@ def outline(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: np.nda
     if mask is not None:
         x, y = ((np.arange(-1, cells + 1) + 0.5) * size / cells - 0.5 for cells in (mask.shape[1], mask.shape[0]))
         # a ring of nothing, so that the outline of what touches the rim closes; it is not shown
-        axes.contour(x, y, np.pad(np.asarray(mask, float), 1), levels=[0.5], colors=TRUTH, linewidths=1)
+        drawn = axes.contour(x, y, np.pad(np.asarray(mask, float), 1), levels=[0.5], colors=TRUTH, linewidths=1.2)
+        drawn.set(path_effects=RIM)
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
     for left, top, right, bottom in np.asarray(boxes if boxes is not None else []).reshape(-1, 4) * size:
-        style = {"fill": False, "color": TRUTH, "lw": 1, "ls": "--"}
+        style = {"fill": False, "color": TRUTH, "lw": 1.2, "ls": "--", "path_effects": RIM}
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, **style))
 
 
@@ -139,7 +153,7 @@ def localization(
 
 def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray) -> Figure:
     """Draw the K node maps (K, h, w) of one image with how often each was foreground, the most frequent first."""
-    figure, axes = grid(-(-(1 + len(maps)) // 6), 6, 1.35, 1.5)
+    figure, axes = grid(-(-(1 + len(maps)) // 4), 4, 2.1, 2.25)
     for axis in axes.flat:
         bare(axis)
     show_image(axes.flat[0], image, "picture")
@@ -153,6 +167,7 @@ def similarity_matrix(logits: np.ndarray, labels: Sequence[str]) -> Figure:
     figure, [[axis]] = grid(1, 1, 4.6, 3.9)
     sns.heatmap(logits, ax=axis, cmap="viridis", square=True, xticklabels=labels, yticklabels=labels)
     axis.set(xlabel="sound", ylabel="picture")
+    axis.grid(visible=False)
     return figure
 
 
@@ -167,7 +182,8 @@ def curves(histories: Mapping[str, pd.DataFrame], panels: Mapping[str, Sequence[
         for number, (run, column) in enumerate(product(histories, columns)):
             if column in histories[run]:
                 label, colour = run if several else column.replace("_", " "), COLOURS[number % len(COLOURS)]
-                axis.plot(histories[run]["epoch"], histories[run][column], "o-", ms=3, color=colour, label=label)
+                line = {"ls": DASHES[number % len(DASHES)], "marker": MARKERS[number % len(MARKERS)], "ms": 4}
+                axis.plot(histories[run]["epoch"], histories[run][column], color=colour, label=label, **line)
         axis.set(title=title, xlabel="epoch", xlim=(0.5, last + 0.5))
         axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         if not several:
@@ -185,7 +201,9 @@ def legend_below(figure: Figure, columns: int) -> None:
     figure.legend(entries.values(), entries, frameon=False, loc="outside lower center", ncols=columns)
 
 
-def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: str = "", zero: bool = False) -> Figure:
+def intervals(
+    table: pd.DataFrame, label: str, hue: str | None = None, xlabel: str = "", zero: bool = False, percent: bool = True
+) -> Figure:
     """Draw means with their intervals (columns value, low, high), one for each row of `table`, named by `label`."""
     names = table[label].unique().tolist()
     groups = table.groupby(hue, sort=False) if hue else [(None, table)]
@@ -193,11 +211,14 @@ def intervals(table: pd.DataFrame, label: str, hue: str | None = None, xlabel: s
     for number, (group, rows) in enumerate(groups):
         y = rows[label].map(names.index) + (number - (len(groups) - 1) / 2) * 0.22
         errors = (rows["value"] - rows["low"]).abs(), (rows["high"] - rows["value"]).abs()
-        axis.errorbar(rows["value"], y, xerr=errors, fmt="o", ms=4, capsize=2, color=COLOURS[number], label=group)
+        marker = {"fmt": MARKERS[number % len(MARKERS)], "ms": 5, "capsize": 3, "color": COLOURS[number]}
+        axis.errorbar(rows["value"], y, xerr=errors, label=group, **marker)
     if zero:
         axis.axvline(0, color="black", lw=0.8)
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
-    axis.grid(axis="x", alpha=0.3)
+    axis.grid(visible=False, axis="y")
+    if percent:
+        axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     if hue:
         figure.legend(frameon=False, ncols=len(groups), loc="outside upper right")
     return figure
@@ -215,6 +236,7 @@ def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray
     place = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, len(spectrogram))}
     drawn = axes["bands"].imshow(spectrogram, cmap="magma", **place)
     axes["bands"].set(xlabel="seconds", ylabel=top)
+    axes["bands"].grid(visible=False)
     figure.colorbar(drawn, ax=axes["bands"], pad=0.01, label="log power, scaled")
     return figure
 
@@ -223,10 +245,9 @@ def cumulative(values: dict[str, np.ndarray], points: tuple[Sequence[float], Seq
     """Draw the share of clips at or below each value, a line for each entry; known quantiles (x, share) are dots."""
     figure, [[axis]] = grid(1, 1, 5.4, 2.9)
     for number, (name, sample) in enumerate(values.items()):
-        axis.ecdf(sample, label=name, color=COLOURS[number], lw=1.4)
+        axis.ecdf(sample, label=name, color=COLOURS[number], ls=DASHES[number % len(DASHES)], lw=1.6)
     axis.plot(*points, "o", color="black", ms=4, label="VGG-SS")
     axis.set(xlabel=xlabel, ylabel="share of clips", xlim=(0, 1), ylim=(0, 1.02))
-    axis.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside right upper")
     return figure
 

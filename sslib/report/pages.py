@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import copy
 import html
+import io
 import os
 import re
 from collections import Counter
@@ -26,11 +27,13 @@ from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, TagRemovePreprocessor
 from nbformat import NotebookNode
+from PIL import Image
 from traitlets.config import Config as Traits
 
 from sslib.data.layout import write_atomic
+from sslib.data.media import encode_webp
 from sslib.evaluation.comparison import ResultsError, read_summary
-from sslib.report.text import HTML_TEMPLATES, format_date, headline
+from sslib.report.text import HTML_TEMPLATES, format_date, headlines
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -42,6 +45,7 @@ FUNCTION = re.compile(
 NAVIGATION = re.compile(r'<nav class="pages">.*?</nav>', re.DOTALL)
 LINK = re.compile(r"</?a\b[^>]*>")
 HEADING = re.compile(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>', re.DOTALL)
+DRAWING = 4096  # colours at most; photographs have more
 FEWEST_HEADINGS = 3  # fewer are seen at a glance
 
 
@@ -94,9 +98,24 @@ def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: s
     without = {"exclude_input": not show_code, "exclude_input_prompt": True, "exclude_output_prompt": True}
     exporter = HTMLExporter(style, template_name="report", extra_template_basedirs=[str(TEMPLATES)], **without)
     exporter.register_filter("markdown2html", lambda source: markdown(source, str(folder)))
+    exporter.register_filter("embed", lambda picture: embed(*picture))
     exporter.register_filter("mathml", lambda source: mathml(source.strip().strip("$"), "block"))
     resources = {"metadata": {"name": title(notebook), "path": str(folder)}, "note": note}
     return add_contents(exporter.from_notebook_node(notebook, resources=resources)[0])
+
+
+def embed(kind: str, data: str) -> str:
+    """Return a picture of type `kind`, in base64, as a data URI; PNG becomes WebP, exact where it is a drawing.
+
+    >>> embed("image/gif", "AAAA")
+    'data:image/gif;base64,AAAA'
+    """
+    if kind == "image/png":
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            drawing = image.getcolors(DRAWING) is not None
+            encoded = encode_webp(image, lossless=True) if drawing else encode_webp(image, quality=85)
+        kind, data = "image/webp", base64.b64encode(encoded).decode()
+    return f"data:{kind};base64,{data.strip()}"
 
 
 def add_contents(page: str) -> str:
@@ -197,7 +216,9 @@ def experiments(reports: Path) -> HTML:
     """Return all experiments under `reports` as HTML, the latest first; the numbers are those of ``summary.json``."""
     folders = (path for path in reports.glob("*/*") if (path / "run").is_dir() or any(path.glob("[0-9][0-9]_*.ipynb")))
     cards = sorted((_card(folder, reports) for folder in folders), key=itemgetter("changed"), reverse=True)
-    return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(cards=cards, format_date=format_date))
+    groups = sorted({card["name"].split("/")[0] for card in cards})
+    given = {"cards": cards, "groups": groups, "format_date": format_date}
+    return HTML(HTML_TEMPLATES.get_template("experiments.html.j2").render(given))
 
 
 def _card(folder: Path, reports: Path) -> dict[str, Any]:
@@ -207,16 +228,18 @@ def _card(folder: Path, reports: Path) -> dict[str, Any]:
         summary, lacks = read_summary(folder / "run"), ""
     except ResultsError:  # of another sslib: its pages can be read, its numbers not
         summary, lacks = {}, "results of another version: run it again" if file.exists() else "unfinished"
-    pages = [*sorted(folder.glob("[0-9][0-9]_*.html")), *sorted(folder.glob("[0-9][0-9]_*.failed.ipynb"))]
-    names = [page.stem.replace(".failed", " (failed)").replace("_", " ") for page in pages]
+    pages = {page.stem: page for page in sorted(folder.glob("[0-9][0-9]_*.html"))}
+    failed = sorted(page.name for page in folder.glob("[0-9][0-9]_*.failed.ipynb"))
     last = {page.parent.name: page for page in sorted(folder.glob("variants/*/[0-9][0-9]_*.html"))}
+    image = embed("image/png", base64.b64encode(thumbnail.read_bytes()).decode()) if thumbnail.exists() else ""
     return {
         "name": folder.relative_to(reports).as_posix(),
         "changed": datetime.fromtimestamp((file if file.exists() else folder).stat().st_mtime),
         "summary": summary,
         "lacks": lacks,
-        "headline": headline(summary),
-        "thumbnail": base64.b64encode(thumbnail.read_bytes()).decode() if thumbnail.exists() else "",
-        "pages": [(name, page.relative_to(reports).as_posix()) for name, page in zip(names, pages, strict=True)],
-        "variants": [(name, page.relative_to(reports).as_posix()) for name, page in last.items()],
+        "headlines": headlines(summary),
+        "image": image,
+        "failed": [name.replace(".failed.ipynb", "").replace("_", " ") for name in failed],
+        "pages": {name.replace("_", " "): page.relative_to(reports).as_posix() for name, page in pages.items()},
+        "variants": {name: page.relative_to(reports).as_posix() for name, page in last.items()},
     }

@@ -6,16 +6,16 @@ notebooks show; :func:`show` shows them all.
 
 from __future__ import annotations
 
-import base64
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import zip_longest
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from IPython.display import HTML, Audio, Markdown, display
+from IPython.display import HTML, Markdown, display
 from jinja2 import Environment, FileSystemLoader
 from pandas.io.formats.style import Styler
 
@@ -24,6 +24,7 @@ from sslib.evaluation.measures import METHODS, MODEL
 from sslib.evaluation.tables import MEASURES, PROTOCOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
+OUTCOMES = "better", "inconclusive", "worse"
 WIDEST = 8  # measures side by side on a page
 SHUFFLED = METHODS["similarity", "shuffled"]
 
@@ -52,10 +53,17 @@ def format_interval(row: Mapping[str, Any], *, sign: bool = False, percent: bool
     return f"{value} [{'one recording' if row.get('clusters', 2) < 2 else f'{low}, {high}'}]".replace("-", "−")
 
 
+def format_spread(row: Mapping[str, Any]) -> str:
+    """Format a value in percent with half the width of its interval: ``59.5 ±5.1``; NaN is a dash."""
+    if not np.isfinite(row["value"]):
+        return "–"
+    return f"{100 * row['value']:.1f}" + (f" ±{50 * (row['high'] - row['low']):.1f}" if row["clusters"] > 1 else "")
+
+
 HTML_TEMPLATES = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
 SENTENCES = Environment(loader=FileSystemLoader(TEMPLATES), trim_blocks=True)
 for environment in (HTML_TEMPLATES, SENTENCES):
-    environment.filters["interval"] = format_interval
+    environment.filters |= {"interval": partial(format_interval, percent=True), "spread": format_spread}
 
 
 def say(sentence: str, *values: object) -> str:
@@ -81,14 +89,6 @@ def markdown_table(table: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
-def players(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, images: Sequence[Path] = ()) -> HTML:
-    """Return players of sounds (samples,), clipped to [-1, 1], each below its title and, where given, its JPEG file."""
-    jpegs = [base64.b64encode(path.read_bytes()).decode() for path in images]
-    sounds = [Audio(np.clip(w, -1, 1), rate=rate, normalize=False)._repr_html_() for w in waveforms]
-    cells = list(zip_longest(titles, sounds, jpegs))
-    return HTML(HTML_TEMPLATES.get_template("players.html.j2").render(cells=cells))
-
-
 class Results:
     """The tables of one ``summary.json`` and their readings.
 
@@ -110,56 +110,62 @@ class Results:
         """Return the rows of one protocol; none where the lists do not allow it."""
         return self.rows[self.rows["protocol"] == protocol]
 
-    def report(self, protocol: str, leading: str, absent: str) -> tuple[HTML | str, ...]:
-        """Return the table of one protocol and its reading, or the sentence `absent`, which says why there is none."""
-        if self.of(protocol).empty:
-            return (absent,)
-        return HTML(self.table(protocol)), self.reading(protocol, leading)
+    def report(self, protocol: str, leading: Sequence[str], absent: str) -> HTML | str:
+        """Return the tables of one protocol, or the sentence `absent`, which says why there are none."""
+        return absent if self.of(protocol).empty else HTML(self.table(protocol, leading))
 
-    def table(self, protocol: str) -> str:
-        """Return one protocol as HTML: a row for each method, a column for each measure, subsets below each other.
+    def table(self, protocol: str, leading: Sequence[str]) -> str:
+        """Return one protocol as HTML: the model beside its best control, a line for each of the `leading` measures.
 
-        Measures that do not fit beside each other on a page follow in a second table.
+        Folded below it are all methods and measures, so many of these side by side as fit on a page.
         """
         rows, labels = self.of(protocol), PROTOCOLS[protocol]
-        columns = [measure for measure in labels if measure in set(rows["measure"])]
-        template, html = HTML_TEMPLATES.get_template("results.html.j2"), ""
-        for block in np.array_split(columns, max(1, -(-len(columns) // WIDEST))):
-            subsets = []
-            for place, group in rows[rows["measure"].isin(block)].groupby(["split", "subset"], sort=False):
-                size = group.loc[group["method"] == MODEL, ["clips", "clusters"]].max()
-                title = f"{subset_title(*place)}: n = {size['clips']:.0f}, {size['clusters']:.0f} recordings"
-                methods = group.groupby("method", sort=False)
-                subsets.append((title, {name: cells.set_index("measure").to_dict("index") for name, cells in methods}))
-            html += template.render(columns=block, labels=labels, subsets=subsets)
-        return html
-
-    def reading(self, protocol: str, leading: str) -> str:
-        """Say what a table shows, a line for each subset: the `leading` measure in full, then how all others stand."""
-        model, labels, lines = self.of(protocol).query("method == @MODEL"), PROTOCOLS[protocol], []
-        for place, group in model.groupby(["split", "subset"], sort=False):
-            rows = group.to_dict("records")
-            first = next((row for row in rows if row["measure"] == leading), rows[0])
-            others: dict[str, list[str]] = {}
-            for row in rows:
-                if row is not first and row["verdict"]:
-                    others.setdefault(row["verdict"]["outcome"], []).append(labels[row["measure"]])
-            sentence = say("reading", first, labels[first["measure"]], others)
-            lines.append(f"- **{subset_title(*place)}**: {sentence}")
-        return "\n".join(lines)
+        measures = [measure for measure in labels if measure in set(rows["measure"])]
+        blocks = np.array_split(measures, max(1, -(-len(measures) // WIDEST)))
+        subsets = []
+        for place, group in rows.groupby(["split", "subset"], sort=False):
+            size = group.loc[group["method"] == MODEL, ["clips", "clusters"]].max()
+            unit = "scenes" if protocol == "interaction" else "clips"
+            title = f"{subset_title(*place)}: {size['clips']:,.0f} {unit}, {size['clusters']:,.0f} recordings"
+            methods = group.groupby("method", sort=False)
+            subsets.append((title, {name: cells.set_index("measure").to_dict("index") for name, cells in methods}))
+        shown = [measure for measure in leading if measure in measures] or measures
+        less = [measure for measure in measures if not MEASURES[measure].higher_is_better]
+        others = Counter(verdict["outcome"] for verdict in rows["verdict"] if verdict)
+        given = {"labels": labels, "subsets": subsets, "model": MODEL, "leading": shown, "blocks": blocks, "less": less}
+        given["others"] = {outcome: others[outcome] for outcome in OUTCOMES if others[outcome]}
+        return HTML_TEMPLATES.get_template("results.html.j2").render(given)
 
 
-def headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the few numbers that stand for a run in the list of experiments: (what it is, value with interval)."""
-    shown = {
-        ("masks", "pointing", MODEL): MEASURES["pointing"].label,
-        ("localization", "success", MODEL): MEASURES["success"].label,
-        ("masks", "pointing", SHUFFLED): "pointing gained by the right sound",
-    }
-    values = [(row["method"], row) for row in summary.get("tables", []) if row["method"] == MODEL]
-    gains = [(row["control"], row) for row in summary.get("differences", [])]
-    rows = [(shown.get((row["protocol"], row["measure"], other)), row) for other, row in values + gains]
-    return [(f"{label}: {row['split']}, {row['subset']}", format_interval(row)) for label, row in rows if label]
+def headlines(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a run comes to on each part of its lists, the largest part of each list first, or nothing.
+
+    Entries are ``split``, ``set``, ``model`` (the row of its pointing accuracy, with its verdict) and ``gain``, the row
+    of what its own sound adds over another one, None where no other sound was played.
+    """
+    if not summary.get("tables"):
+        return []
+    results, keys = Results(summary), ["split", "subset"]
+    model = results.of("masks").query("measure == 'pointing' and method == @MODEL")
+    gains = results.differences
+    if len(gains):
+        gains = gains.query("protocol == 'masks' and measure == 'pointing' and control == @SHUFFLED")
+    gain = {(row["split"], row["subset"]): row for row in gains.to_dict("records")}
+    order = model.assign(list=pd.factorize(model["split"])[0]).sort_values(["list", "clips"], ascending=[True, False])
+    return [
+        {"split": row["split"], "set": subset_title(*place), "model": row, "gain": gain.get(place)}
+        for row in order.to_dict("records")
+        for place in [tuple(row[key] for key in keys)]
+    ]
+
+
+def answer(summary: Mapping[str, Any]) -> str:
+    """Say in three sentences what a run comes to: on its first list, by its sounds, and on another list or training."""
+    found = headlines(summary)
+    if not found:
+        return "These lists have no boxes: nothing was measured."
+    other = next((entry for entry in found if entry["split"] != found[0]["split"]), None)
+    return say("answer", found[0], other, summary["training"])
 
 
 def tables_text(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -49,8 +49,8 @@ class OwnInterpreter(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         # A MPLBACKEND of the calling shell would leave the pages without figures. The only thing that a kernel itself
-        # logs is that it was interrupted, after each failing cell.
-        quiet = get_kernel_dict(["--log-level=CRITICAL"])
+        # logs is that it was interrupted, after each failing cell. Figures have twice their pixels: sharp in print.
+        quiet = get_kernel_dict(["--log-level=CRITICAL", "--InlineBackend.figure_formats=retina"])
         return KernelSpec(**quiet, env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
 
     @default("transport_encryption")
