@@ -170,6 +170,46 @@ def store(
     typer.echo(folder / STORE_NAME)
 
 
+@app.command()
+@clean_errors()
+def localize(
+    path: Annotated[Path, typer.Argument(metavar="VIDEO", help="a video with sound, or a picture with --sound")],
+    sound: Annotated[Path | None, typer.Option(metavar="FILE", help="of a picture: the sound to look for")] = None,
+    model: Annotated[Path | None, typer.Option(help="checkpoint or exported folder; default: the demo's")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="default: NAME_overlay.mp4 (.png) in this folder")
+    ] = None,
+    fps: Annotated[float, typer.Option(help="moments per second to look at and to show")] = 5.0,
+    force: Annotated[bool, typer.Option("--force", help="replace an output that is there")] = False,
+) -> None:
+    """Show where the sound of a video comes from: a video, a table (.csv) and a page (.html). Run again to go on."""
+    import sslib
+    from sslib.report import overlay
+
+    localizer = sslib.load(model)
+    if sound is None:
+        out = overlay.localize_video(localizer, path, out or Path(f"{path.stem}_overlay.mp4"), fps, force)
+        typer.echo(f"{out}\n{out.with_suffix('.csv')}\n{out.with_suffix('.html')}")
+    else:
+        out = out or Path(f"{path.stem}_overlay.png")
+        found = overlay.localize_picture(localizer, path, sound, out, force)
+        typer.echo(f"confidence {found.confidence:.3f}{', no visible source' * (found.visible is False)}\n{out}")
+
+
+@app.command()
+@clean_errors()
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="run/checkpoint.pt or an experiment's folder")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="MODEL_FOLDER", help="gets model.safetensors and model.json")],
+) -> None:
+    """Write a trained model as weights and one JSON that says what it was trained on and how good it is."""
+    import sslib
+
+    typer.echo(sslib.load(checkpoint).export(folder))
+
+
 def overrides(changes: list[str]) -> dict[str, Any]:
     """Read ``["training.epochs=2"]`` as ``{"training": {"epochs": 2}}``; values are YAML."""
     nested: dict[str, Any] = {}

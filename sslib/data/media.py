@@ -79,6 +79,11 @@ def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
         raise MediaError(f"a sound without a single sample ({_name(source)})")
     if not np.isfinite(waveform).all():
         raise MediaError(f"a sound with samples that are not finite ({_name(source)})")
+    return resample(waveform, rate, sample_rate)
+
+
+def resample(waveform: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Bring samples in [-1, 1] from one rate to another (Hz), as int16; what is beyond is clipped."""
     samples = to_int16(waveform)
     if rate != sample_rate:  # from 16 bits in any case: a store holds no more, and must yield the same
         samples = to_int16(soxr.resample(samples.astype(np.float32) / 32768, rate, sample_rate, quality="HQ"))

@@ -230,13 +230,13 @@ def _decode_all(video: Any, packets: list, pick: Callable[[Iterable], Iterator],
     return frames, times[0], end - times[0], len(times)
 
 
-def _converter(video: Any) -> Callable[[av.VideoFrame], np.ndarray]:
-    """Make the function that turns decoded pictures into frames as in `Video`."""
+def _converter(video: Any, short_side: int = SHORT_SIDE) -> Callable[[av.VideoFrame], np.ndarray]:
+    """Make the function that turns decoded pictures into frames as in `Video`, at most `short_side` pixels high."""
     scaler, aspect = VideoReformatter(), float(video.sample_aspect_ratio or 1) or 1.0
 
     def convert(picture: av.VideoFrame) -> np.ndarray:
         width, height = picture.width * aspect, picture.height
-        scale = min(1.0, SHORT_SIDE / min(width, height))
+        scale = min(1.0, short_side / min(width, height))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         small = scaler.reformat(picture, *size, format="rgb24", interpolation="BICUBIC").to_ndarray()  # 8K is big
         matrix = picture.side_data.get("DISPLAYMATRIX")
