@@ -24,7 +24,8 @@ USED = {"data": {"sample_rate", "seconds", "image_size"}, "front_end": ..., "mod
 LIMITS = (
     "Trained without labels on the clips named here: of things that they do not show and sounds that they do not hold "
     "it knows nothing. It points at what usually makes such a sound, and cannot tell two alike apart. A confidence is "
-    "a cosine, not a probability; the threshold comes from sounds without a source in the validation pictures."
+    "a cosine, not a probability. The threshold is what three quarters of the validation pictures stay below when "
+    "silence, noise or the sound of something else is played."
 )
 
 
@@ -32,8 +33,8 @@ class Localization(NamedTuple):
     """Where a sound is in a picture."""
 
     heatmap: np.ndarray  # float32 (H, W) of the picture's own size: cosine in [-1, 1], high where the sound comes from
-    confidence: float  # mean of the map's highest quarter, in [-1, 1] (Mo & Morgado 2022)
-    visible: bool | None  # whether the confidence exceeds that of sounds without a source; None: no threshold is known
+    confidence: float  # the highest cosine of the map's cells, in [-1, 1]
+    visible: bool | None  # whether it exceeds the universal threshold (Juanola et al. 2024); None: none is known
 
 
 class Localizer:
@@ -72,7 +73,7 @@ class Localizer:
 
     def localization(self, similarity: np.ndarray, size: tuple[int, int]) -> Localization:
         """Turn a raw map (h, w) into what is said of a picture of `size` (height, width) in pixels."""
-        confidence = float(metrics.confidence(similarity[None])[0])
+        confidence = float(similarity.max())
         visible = None if self.threshold is None else confidence > self.threshold
         return Localization(metrics.resize(similarity[None], size)[0].astype(np.float32), confidence, visible)
 
@@ -142,7 +143,7 @@ class Localizer:
             "config": {"exp_prefix": config.exp_prefix, "exp_name": config.exp_name, **sections},
             "training": {"list": config.data.train, **state["data"], "epochs": state["epoch"], "seed": config.seed},
             "data": {"name": info.get("name", config.data.root.name), "generated": info.get("generated", False)},
-            "threshold": (results.get("threshold") or {}).get("confidence"),
+            "threshold": results.get("threshold", {}).get("value"),
             "metrics": [row for row in results.get("tables", []) if row["method"] == "model" and row["clusters"] > 1],
             "limits": LIMITS,
         }

@@ -77,17 +77,6 @@ def resize(maps: Shaped[np.ndarray, "N h w"], size: tuple[int, int] = (GRID, GRI
     return large.numpy()
 
 
-def confidence(maps: Shaped[np.ndarray, "N h w"], ids: Ids = None) -> Float[np.ndarray, " N"]:
-    """Measure how sure a map is that something in the image sounds: the mean of its top quarter (Mo & Morgado 2022).
-
-    Over the raw cells, of which a quarter (rounded up) counts; their script takes the same of the map enlarged to 224
-    pixels, which differs by the smoothing at the border of the quarter only.
-    """
-    check_finite(maps, ids)
-    flat = np.sort(np.asarray(maps, dtype=np.float64).reshape(len(maps), -1), axis=1)
-    return flat[:, flat.shape[1] - -(-flat.shape[1] // 4) :].mean(axis=1)
-
-
 def per_clip(
     function: Callable[[int, np.ndarray], Sequence[float] | np.ndarray],
     heatmaps: Shaped[np.ndarray, "N h w"],

@@ -126,14 +126,14 @@ def test_detection_intervals_resample_recordings():
 def test_confidence_is_the_mean_of_the_top_quarter(seed, height, width):
     maps = np.random.default_rng(seed).normal(size=(3, height, width))
     want = [np.mean(sorted(m.ravel().tolist())[m.size - math.ceil(m.size / 4) :]) for m in maps]
-    assert metrics.confidence(maps) == pytest.approx(want)
+    assert protocols.confidence(maps) == pytest.approx(want)
 
 
 def test_confidence_by_hand():
-    assert metrics.confidence(np.arange(8.0).reshape(1, 2, 4)) == [6.5]
-    assert metrics.confidence(np.full((1, 14, 14), 0.25)) == [0.25]
+    assert protocols.confidence(np.arange(8.0).reshape(1, 2, 4)) == [6.5]
+    assert protocols.confidence(np.full((1, 14, 14), 0.25)) == [0.25]
     with pytest.raises(ValueError, match=r"at clips \['b'\]"):
-        metrics.confidence(np.array([[[0.0]], [[np.nan]]]), ids=["a", "b"])
+        protocols.confidence(np.array([[[0.0]], [[np.nan]]]), ids=["a", "b"])
 
 
 def test_universal_threshold_by_hand():

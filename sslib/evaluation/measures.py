@@ -225,7 +225,7 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
 def _of_negative(maps: np.ndarray, threshold: float | None, ids: list[str]) -> dict[str, np.ndarray]:
     """Measure maps of a sound that nothing in the image makes."""
     none = np.zeros(len(ids), dtype=bool)
-    return {"confidence": metrics.confidence(maps, ids), "pia": _pia(maps, threshold, ids), "source": none}
+    return {"confidence": protocols.confidence(maps, ids), "pia": _pia(maps, threshold, ids), "source": none}
 
 
 def _pia(maps: np.ndarray, threshold: float | None, ids: list[str]) -> np.ndarray:
@@ -241,7 +241,7 @@ def _of_maps(
     ciou = metrics.ciou_by_rule(large, ground_truth.boxes, rules, threshold, ids)
     miou = metrics.ciou(large, ground_truth.masks, "adaptive", ids=ids)
     columns = _localization(ciou, miou, large, ground_truth.masks, ids)
-    return columns | {"confidence": metrics.confidence(maps, ids), "pia": _pia(large, threshold, ids)}
+    return columns | {"confidence": protocols.confidence(maps, ids), "pia": _pia(large, threshold, ids)}
 
 
 def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray) -> dict[str, np.ndarray]:

@@ -23,13 +23,14 @@ import av
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
 from sslib.config import InputError
 from sslib.data.layout import write_atomic
-from sslib.data.media import loudness
+from sslib.data.media import encode_jpeg, loudness
 from sslib.data.stream import Moment, VideoStream, decoded
 from sslib.data.video import VideoError
 from sslib.localizer import Localization, Localizer, read_picture
@@ -261,44 +262,36 @@ def page(model: Localizer, path: Path, overlay: Path, name: str, table: pd.DataF
     course(overlay, table, model.threshold).savefig(buffer, format="png", dpi=130)
     given = {"name": path.name, "video": video, "embedded": bool(content), "table": Path(name).with_suffix(".csv").name}
     given |= {"figure": base64.b64encode(buffer.getvalue()).decode(), "notes": notes, "about": model.about}
+    best = table["confidence"].where(table["source"] == VISIBLE, -1).idxmax()
+    given["poster"] = base64.b64encode(encode_jpeg(frames_at(overlay, [table["time_s"][best]], 480)[0])).decode()
     shares = table["source"].value_counts(normalize=True)
     given |= {"shares": {what: float(shares.get(what, 0.0)) for what in (VISIBLE, UNSEEN, UNHEARD)}}
     return HTML_TEMPLATES.get_template("overlay.html.j2").render(given, moments=len(table))
 
 
-def course(out: Path, table: pd.DataFrame, threshold: float | None, count: int = 8) -> Figure:
+def course(overlay: Path, table: pd.DataFrame, threshold: float | None, count: int = 6) -> Figure:
     """Draw frames of an overlay video over the course of confidence and loudness (columns of its table)."""
-    step = table["time_s"].iloc[1] if len(table) > 1 else 1.0
     times = table["time_s"].to_numpy()
-    figure, axes = figures.grid(1, 1, 9.5, 4.6)
-    figure.clear()
-    shown = min(count, len(table))
-    places = [["frames"], ["confidence"], ["loudness"]]
-    axes = figure.subplot_mosaic(places, height_ratios=(1.5, 1, 0.6))
-    pictures = frames_at(out, [times[int((k + 0.5) * len(times) / shown)] for k in range(shown)])
-    axes["frames"].imshow(np.concatenate(pictures, axis=1))
-    figures.bare(axes["frames"])
-    axes["confidence"].plot(times, table["confidence"], color=figures.COLOURS[0], lw=1.2)
-    seen = (table["source"] == VISIBLE).to_numpy()
-    axes["confidence"].fill_between(
-        times,
-        *axes["confidence"].get_ylim(),
-        where=seen,
-        step="post",
-        alpha=0.15,
-        color=figures.COLOURS[1],
-        lw=0,
-        label=VISIBLE,
+    shown = times[((np.arange(count) + 0.5) * len(times) / count).astype(int)]
+    places = [[f"frame {number}" for number in range(count)], ["confidence"] * count, ["loudness"] * count]
+    with plt.rc_context(figures.STYLE):
+        figure, axes = plt.subplot_mosaic(places, figsize=(9.5, 4.4), height_ratios=(1.1, 1, 0.6), layout="constrained")
+    plt.close(figure)
+    for name, time, picture in zip(places[0], shown, frames_at(overlay, shown), strict=True):
+        figures.show_image(axes[name], picture.transpose(2, 0, 1), f"{time:.1f} s")
+    upper, lower, ends = axes["confidence"], axes["loudness"], (times[0], times[-1])
+    upper.plot(times, table["confidence"], color=figures.COLOURS[0], lw=1.2)
+    seen, heights = table["source"] == VISIBLE, upper.get_ylim()
+    upper.fill_between(times, *heights, where=seen, step="post", alpha=0.2, color=figures.COLOURS[1], lw=0)
+    for axis, level in ((upper, threshold), (lower, SILENT)):
+        if level is not None:
+            axis.axhline(level, color="0.4", lw=0.8, ls="--")
+        axis.set(xlim=ends if ends[0] < ends[1] else None)
+    upper.set(
+        ylabel="confidence", xticklabels=[], ylim=None if threshold is None else (None, max(heights[1], threshold))
     )
-    if threshold is not None:
-        axes["confidence"].axhline(threshold, color="0.4", lw=0.8, ls="--", label="threshold")
-    axes["confidence"].legend(frameon=False, loc="upper right", ncols=2)
-    axes["loudness"].plot(times, table["loudness_dbfs"].clip(-90, 0), color=figures.COLOURS[2], lw=1.2)
-    axes["loudness"].axhline(SILENT, color="0.4", lw=0.8, ls="--")
-    for name in ("confidence", "loudness"):
-        axes[name].set(xlim=(0, times[-1] + step), ylabel=name)
-    axes["confidence"].set(xticklabels=[])
-    axes["loudness"].set(ylim=(-90, 0), xlabel="seconds", ylabel="dBFS")
+    lower.plot(times, table["loudness_dbfs"].clip(-90, 0), color=figures.COLOURS[2], lw=1.2)
+    lower.set(ylabel="dBFS", xlabel="seconds", ylim=(-90, 0))
     return figure
 
 
@@ -312,3 +305,20 @@ def frames_at(path: Path, times: Sequence[float], height: int = 180) -> list[np.
                 width = round(height * frame.width / frame.height)
                 found.append(frame.reformat(width, height, format="rgb24").to_ndarray())
     return found
+
+
+def slideshow(pictures: Sequence[np.ndarray], waveforms: Sequence[np.ndarray], rate: int, out: Path) -> Path:
+    """Make a video (.mkv) of pictures, uint8 (H, W, 3), each shown while its sound, int16 (samples,), lasts."""
+    with av.open(str(out), "w") as container:
+        track = container.add_stream("libx264", rate=10, options={"crf": "18"})
+        sound = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        (track.height, track.width), track.pix_fmt = (side - side % 2 for side in pictures[0].shape[:2]), "yuv420p"
+        for picture, waveform in zip(pictures, waveforms, strict=True):
+            for _ in range(round(10 * len(waveform) / rate)):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                container.mux(track.encode(frame.reformat(track.width, track.height, format="yuv420p")))
+            heard = av.AudioFrame.from_ndarray(waveform[None], format="s16", layout="mono")
+            heard.sample_rate = rate
+            container.mux(sound.encode(heard))
+        container.mux([*track.encode(None), *sound.encode(None)])
+    return out
