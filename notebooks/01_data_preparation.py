@@ -200,15 +200,16 @@ MEASURED = {
     "rms_dbfs": "loudness, dBFS (RMS)",
 }
 if data.raw:
-    rates = {"frame_rate": data.frame_rate, "sample_rate": rate}
-    prepare.prepare(data.raw, data.root, **rates, workers=os.cpu_count() or 1)
+    how = {"frame_rate": data.frame_rate, "sample_rate": rate, "max_seconds": data.max_seconds}
+    how |= {"clip_seconds": data.clip_seconds, "workers": os.cpu_count() or 1}
+    print(prepared := prepare.prepare(data.raw, data.root, **how))  # in the terminal, too
 listing = data.root / "manifest.csv"
 manifest = pd.DataFrame(columns=["id", "source", "outcome", "reason", "notes", *MEASURED])
 if listing.exists():
     manifest = pd.read_csv(listing, dtype=str, keep_default_na=False)
 ready = manifest[manifest["outcome"] == "ok"]
 rejected = manifest[manifest["outcome"] != "ok"]
-total = f"**{len(ready):,} of {len(manifest):,} files are ready**, {len(rejected):,} are not. "
+total = f"**{len(ready):,} clips are ready**; {len(rejected):,} files, or parts of one, are not. "
 show(total + "Hidden files are not looked at." if len(manifest) else "")
 
 # %% [markdown] tags=["optional"]

@@ -135,7 +135,8 @@ def prepare(
     fps: Annotated[float, typer.Option(help="frames per second to take")] = 1.0,
     at: Annotated[float | None, typer.Option(help="take one frame only, at this time in s (VGG-SS: 5.0)")] = None,
     sample_rate: Annotated[int, typer.Option(help="of the sound, in Hz")] = 24000,
-    max_seconds: Annotated[float, typer.Option(help="longer videos are rejected")] = 60.0,
+    max_seconds: Annotated[float, typer.Option(help="longer videos are rejected, unless --clip-seconds")] = 60.0,
+    clip_seconds: Annotated[float | None, typer.Option(help="cut longer videos into clips of this length")] = None,
     time_limit: Annotated[float, typer.Option(help="seconds that decoding one clip may take")] = 60.0,
     workers: Annotated[int, typer.Option(help="processes; 0: this one only")] = 1,
     scheduler: Annotated[str | None, typer.Option(help="address of a Dask scheduler, tcp://HOST:8786")] = None,
@@ -144,7 +145,13 @@ def prepare(
     """Turn a folder of raw videos into a data folder; running again does what is missing or changed."""
     from sslib.data import prepare as videos
 
-    limits = {"max_seconds": max_seconds, "time_limit": time_limit, "workers": workers, "scheduler": scheduler}
+    limits = {
+        "max_seconds": max_seconds,
+        "clip_seconds": clip_seconds,
+        "time_limit": time_limit,
+        "workers": workers,
+        "scheduler": scheduler,
+    }
     rates = {"frame_rate": fps, "at": at, "sample_rate": sample_rate}
     typer.echo(videos.prepare(raw, data, **rates, **limits, retry=retry))
 

@@ -14,8 +14,9 @@ from sslib.model import SoundLocalizer
 FORMAT = 2
 NAME = "checkpoint.pt"
 RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an evaluation writes beside a checkpoint
-# What does not change the weights: where the data lie, how they are read, what is refused or tested.
-NOT_RECIPE = {"data.root", "data.raw", "data.loader", "data.require_all", "data.tests", "data.stamps"}
+# What does not change the weights: where the data lie, what they were made from, how they are read, what is tested.
+NOT_RECIPE = {"data.root", "data.raw", "data.max_seconds", "data.clip_seconds", "data.stamps"}
+NOT_RECIPE |= {"data.loader", "data.require_all", "data.tests"}
 ADVICE = "give the experiment another exp_name, or start over (retrain, --force)"
 
 

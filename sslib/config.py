@@ -50,6 +50,8 @@ class Data(Section):
 
     root: Path = Field(Path("data/vggsound"), description="holds video_frames/, audios/, splits/, annotations/")
     raw: Path | None = Field(None, description="a folder of raw videos that notebook 01 prepares into root")
+    max_seconds: PositiveFloat = Field(60.0, description="s: longer videos are rejected, or cut by clip_seconds")
+    clip_seconds: float | None = Field(None, ge=1.0, description="s: longer videos become clips of this length")
     loader: Literal["folders", "lmdb"] = "folders"
     in_memory: bool = Field(False, description="decode all images and sounds once, onto the training device")
     train: str = Field("train", description="the list splits/NAME.txt, one clip id a line")

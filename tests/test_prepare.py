@@ -55,7 +55,7 @@ class Inline:
     def __init__(self):
         self.names = []
 
-    def call(self, path, settings, limit):
+    def stream(self, path, settings, limit):
         self.names.append(path.name)
         return prepare.encode(path, settings)
 
@@ -373,7 +373,7 @@ def test_one_clip_prepared_twice_at_once(raw, tmp_path, monkeypatch):
     """As on a cluster that takes a worker for lost: at whichever step the one is, the other one may finish first."""
     data = tmp_path / "data"
     run(raw, data)
-    known = prepare.encode(raw / "a.mp4", prepare.Settings(1.0, None, 24000, 60.0, 60.0))
+    known = next(prepare.encode(raw / "a.mp4", prepare.Settings(1.0, None, 24000, 60.0, 60.0)))
     layout, before, inner, steps = Layout(data), content(data), Path.rename, []
 
     def rename(self, target):
@@ -397,7 +397,7 @@ def test_a_clip_that_is_there_already_is_not_touched(raw, tmp_path, monkeypatch)
     """A second run of a task may come when the run is over and its list written."""
     data = tmp_path / "data"
     run(raw, data)
-    known = prepare.encode(raw / "a.mp4", prepare.Settings(1.0, None, 24000, 60.0, 60.0))
+    known = next(prepare.encode(raw / "a.mp4", prepare.Settings(1.0, None, 24000, 60.0, 60.0)))
     monkeypatch.setattr(Layout, "remove_clip", lambda *_: pytest.fail("removed a clip that is there"))
     Layout(data).replace_clip("a", *known[:2])
 
@@ -464,3 +464,129 @@ def test_the_command_line_with_worker_processes(raw, tmp_path):
     Layout(tmp_path / "other").write_info(kind="stamps")
     stopped = subprocess.run([*command[:5], tmp_path / "other"], capture_output=True, text=True)
     assert stopped.returncode == 1 and stopped.stderr.startswith("sslib: ") and "holds stamps" in stopped.stderr
+
+
+# Videos that are cut into clips
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """5 s; in each of them 440 Hz, but for silence in the second from 2 to 4 s."""
+    sound = videos.tone(5.0)
+    sound[:, round(2.0 * videos.RATE) : round(4.0 * videos.RATE)] = 0
+    return videos.make(tmp_path_factory.mktemp("long") / "long.mkv", seconds=5.0, sounds=[sound], audio="pcm_s16le")
+
+
+def test_a_long_video_becomes_clips(raw, tmp_path, long):
+    data = tmp_path / "data"
+    shutil.copy(long, raw / "long.mkv")
+    done = run(raw, data, clip_seconds=2.0)
+    assert str(done).startswith("4 of 5 ready, 1 rejected: clips of 3 files\n     1  a silent sound track")
+    layout = Layout(data)
+    assert layout.ids("all") == ["a", "b", "long@000000", "long@000004"]
+    for clip_id, expected in (("long@000000", [0, 25]), ("long@000004", [100]), ("a", [0, 25])):
+        frames = layout.frames(clip_id).values()
+        assert [videos.number(np.asarray(Image.open(path))) for path in frames] == expected
+    assert soundfile.info(layout.audio("long@000000")).frames == 48000
+    with (data / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        table = {row["id"]: row for row in csv.DictReader(file)}
+    assert [table[f"long@00000{k}"]["start"] for k in (0, 2, 4)] == ["0.0", "2.0", "4.0"] and table["a"]["start"] == ""
+    assert [table[f"long@00000{k}"]["outcome"] for k in (0, 2, 4)] == ["ok", "rejected", "ok"]
+    assert table["long@000004"]["seconds"] == "1.0" and table["long@000002"]["source"] == "long.mkv"
+
+
+def test_a_second_run_does_nothing_to_what_was_cut(raw, tmp_path, long, decoded):
+    data = tmp_path / "data"
+    shutil.copy(long, raw / "long.mkv")
+    run(raw, data, clip_seconds=2.0)
+    before = content(data)
+    decoded.clear()
+    run(raw, data, clip_seconds=2.0)
+    assert decoded == [] and content(data) == before
+    (data / "audios" / "long@000004.flac").unlink()
+    run(raw, data, clip_seconds=2.0)
+    assert decoded == ["long.mkv"] and content(data) == before
+
+
+def test_a_run_that_died_amid_the_clips_of_a_video_does_them_again(raw, tmp_path, long, decoded):
+    data = tmp_path / "data"
+    shutil.copy(long, raw / "long.mkv")
+    run(raw, data, clip_seconds=2.0)
+    before, journal = content(data), data / "prepared.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+    decoded.clear()
+    run(raw, data, clip_seconds=2.0)
+    assert decoded == ["long.mkv"] and content(data) == before
+
+
+def test_another_length_takes_the_place_of_the_clips(raw, tmp_path, long):
+    data = tmp_path / "data"
+    shutil.copy(long, raw / "long.mkv")
+    run(raw, data, clip_seconds=1.0)
+    assert Layout(data).ids("all") == ["a", "b", "long@000000", "long@000001", "long@000004"]
+    run(raw, data, clip_seconds=2.0)
+    assert Layout(data).ids("all") == ["a", "b", "long@000000", "long@000004"]
+    assert {path.name for path in (data / "video_frames").iterdir()} == {"a", "b", "long@000000", "long@000004"}
+    run(raw, data)
+    assert Layout(data).ids("all") == ["a", "b", "long"]
+
+
+@pytest.mark.parametrize("cut", [{"max_seconds": 60.0}, {"clip_seconds": 2.0}])
+def test_a_limit_that_is_lowered_later_takes_nothing_away(raw, tmp_path, long, cut, decoded):
+    data = tmp_path / "data"
+    shutil.copy(long, raw / "long.mkv")
+    run(raw, data, **cut)
+    before = content(data)
+    os.utime(raw / "long.mkv", (1, 1))
+    for _ in range(2):
+        decoded.clear()
+        done = run(raw, data, max_seconds=3.0)
+        after = content(data)
+        for name in ("splits/all.txt", *(name for name in before if name.startswith(("video_frames", "audios")))):
+            assert after[name] == before[name], name
+        assert done.ready == Layout(data).info()["clips"]
+    assert "long.mkv" not in decoded  # a limit that has been met once is not tried again
+    notes = {row["notes"] for row in csv.DictReader(after["manifest.csv"].decode().splitlines()) if "long" in row["id"]}
+    assert ("max_seconds" in cut and notes == {""}) or any(
+        "kept; its source: longer than 3 s" in note for note in notes
+    )
+
+
+def test_a_limit_that_is_raised_lets_a_video_in(raw, tmp_path, long, decoded):
+    data = tmp_path / "data"
+    shutil.copy(long, raw / "long.mkv")
+    assert run(raw, data, max_seconds=3.0).reasons.most_common(1)[0][0] == "longer than 3 s"
+    decoded.clear()
+    run(raw, data, max_seconds=2.0)
+    assert decoded == []
+    assert run(raw, data, max_seconds=6.0).ready == 3 and decoded == ["long.mkv"]
+
+
+def test_no_file_may_be_named_as_a_part(raw, tmp_path, one):
+    shutil.copy(one, raw / "a@000010.mp4")
+    run(raw, tmp_path / "data")
+    assert "named as a part of a video" in rows(tmp_path / "data")["a@000010.mp4"]["reason"]
+
+
+def test_a_decoder_that_dies_amid_a_video_leaves_the_clips_before(raw, tmp_path, long, monkeypatch):
+    monkeypatch.setattr(prepare, "encode", dies_later)
+    monkeypatch.setattr(prepare, "_decoder", prepare_decoder)
+    monkeypatch.setattr(prepare, "_local", type("Local", (), {})())
+    shutil.copy(long, raw / "long.mkv")
+    run(raw, tmp_path / "data", clip_seconds=1.0)
+    assert Layout(tmp_path / "data").ids("all") == ["a", "b", "long@000000", "long@000001"]
+    last = rows(tmp_path / "data")["long.mkv"]  # of its rows the last
+    assert (last["id"], last["reason"]) == ("long", "decoder crashed (SIGSEGV)")
+
+
+def dies_later(path, settings):
+    for number, clip in enumerate(prepare_encode(path, settings)):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        yield clip
+
+
+@pytest.mark.parametrize("bad", [{"clip_seconds": 0.5}, {"clip_seconds": 10.0, "at": 5.0}])
+def test_lengths_that_make_no_sense(raw, tmp_path, bad):
+    with pytest.raises(ValueError, match="clip_seconds"):
+        run(raw, tmp_path / "data", **bad)

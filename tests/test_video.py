@@ -1,5 +1,6 @@
 """Decoding: which picture is taken at which time, the clock of the sound, geometry, and what is no video."""
 
+import tracemalloc
 from fractions import Fraction
 
 import av
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import videos
 
-from sslib.data import media, video
+from sslib.data import media, stream, video
 
 KINDS = {
     "a.mp4": {},
@@ -216,3 +217,94 @@ def test_the_limit_of_length(tmp_path):
 def test_a_single_picture_of_next_to_no_duration(tmp_path):
     """A picture that claims to be shown for 1 ms is on display at 0 s all the same."""
     assert numbers(video.read(videos.make(tmp_path / "a.mp4", stamps=[0, 1], seconds=0.3))) == [0]
+
+
+# Parts of a long video
+
+
+def clicks(seconds: float, at: list[float], rate: int = videos.RATE) -> np.ndarray:
+    """Several clicks in silence."""
+    return np.sum([videos.click(seconds, time, rate) for time in at], axis=0)
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if KINDS[name].get("fps", 25) == 25])
+def test_parts_of_every_kind_of_file(tmp_path, name):
+    """Parts of 2 s of 7 s: each begins with its own picture and has the click that was put at its own 0.5 s."""
+    kind = KINDS[name]
+    rate = kind.get("rate", videos.RATE)
+    path = videos.make(tmp_path / name, seconds=7.0, sounds=[clicks(7.0, [0.5, 2.5, 4.5, 6.5], rate)], **kind)
+    parts = list(stream.read_parts(path, 2.0, frame_rate=2.0, sample_rate=24000))
+    assert [numbers(part) for part in parts] == [
+        [int(25 * (2 * k + j / 2)) for j in range(4 if k < 3 else 2)] for k in range(4)
+    ]
+    late = 1105 / rate if name.endswith("avi") else 0  # as above
+    for part in parts[:3]:
+        assert len(part.waveform) == 48000 and part.seconds == pytest.approx(2.0, abs=0.01)
+    assert parts[3].seconds == pytest.approx(1.0, abs=0.01)
+    for part in parts:
+        assert onset(part) - 0.5 - late == pytest.approx(0, abs=0.001)
+
+
+def test_the_frames_of_a_part_are_those_of_the_whole(tmp_path):
+    path = videos.make(tmp_path / "a.mkv", seconds=5.0, stamps=[0, 40, 1500, 1540, 3999, 4001, 4960])
+    whole = video.read(path, frame_rate=4.0)
+    parts = list(stream.read_parts(path, 1.25, frame_rate=4.0, sample_rate=24000))
+    assert [numbers(part) for part in parts] == [numbers(whole)[k : k + 5] for k in range(0, 20, 5)]
+    joined = np.concatenate([part.waveform for part in parts])
+    inside = np.abs(np.arange(len(joined))[:, None] / 24000 - [1.25, 2.5, 3.75]).min(axis=1) > 0.01
+    difference = joined.astype(int) - whole.waveform[: len(joined)]
+    assert np.abs(difference[inside]).max() <= 1  # resampling a part knows nothing of its neighbours
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(1.88, [1.88]), (2.0, [2.0]), (2.04, [2.0]), (2.96, [2.0]), (3.0, [2.0, 1.0])]
+)
+def test_what_is_left_at_the_end(tmp_path, seconds, expected):
+    path = videos.make(tmp_path / "a.mp4", seconds=seconds)
+    parts = stream.read_parts(path, 2.0, frame_rate=1.0, sample_rate=24000)
+    assert [part.seconds for part in parts] == pytest.approx(expected, abs=0.001)
+
+
+def test_sound_that_ends_before_a_part_and_one_that_goes_on(tmp_path):
+    short = videos.make(tmp_path / "a.mkv", seconds=6.0, sounds=[videos.tone(3.0)], audio="pcm_s16le")
+    lengths = [len(part.waveform) for part in stream.read_parts(short, 2.0, frame_rate=1.0, sample_rate=24000)]
+    assert lengths == [48000, 24000, 0]
+    long = videos.make(tmp_path / "b.mkv", seconds=2.0, sounds=[videos.tone(6.0)], audio="pcm_s16le")
+    [part] = stream.read_parts(long, 2.0, frame_rate=1.0, sample_rate=24000)
+    assert len(part.waveform) == 48000
+
+
+def test_a_part_says_what_was_damaged_in_it(tmp_path):
+    path = videos.make(tmp_path / "a.mkv", seconds=6.0, audio="pcm_s16le", options={"g": "10"}, size=(256, 192))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = bytes(4000)
+    path.write_bytes(content)
+    parts = list(stream.read_parts(path, 2.0, frame_rate=1.0, sample_rate=24000))
+    assert len(parts) == 3 and parts[0].notes == []
+    assert numbers(parts[0]) == [0, 25] and numbers(parts[2]) == [100, 125]
+
+
+def test_what_has_no_parts(tmp_path):
+    with pytest.raises(video.VideoError, match="no sound track"):
+        next(stream.read_parts(videos.make(tmp_path / "a.mp4", sounds=[]), 1.0, frame_rate=1.0, sample_rate=24000))
+
+
+def test_only_one_part_of_a_long_video_is_in_memory(tmp_path):
+    """Ten minutes: the first part is there when a small share of the file has been read, and none is kept."""
+    path = videos.make(
+        tmp_path / "a.mkv", seconds=600.0, fps=5, sounds=[videos.tone(600.0, 8000)], rate=8000, audio="pcm_s16le"
+    )
+    opened = []
+    inner = video._open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video, "_open", lambda path: opened.append(inner(path)) or opened[-1])
+        parts = stream.read_parts(path, 10.0, frame_rate=1.0, sample_rate=8000)
+        first = next(parts)
+        assert len(first.frames) == 10 and len(first.waveform) == 80000
+        tracemalloc.start()
+        count = sum(len(part.frames) == 10 for part in parts)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert count == 59 and len(opened) == 2
+    assert peak < 4e6  # a part here is 0.1 MB of frames and 0.5 MB of sound; all of it would be 36 MB

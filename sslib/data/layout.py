@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image
 
 from sslib.config import InputError
-from sslib.data.media import encode_flac, encode_jpeg
+from sslib.data.media import PART, encode_flac, encode_jpeg
 
 PARTIAL = ".partial"  # the folder of what is being written
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
@@ -266,8 +266,20 @@ class Layout:
 
 
 def video_of(clip_id: str) -> str:
-    """Name the video that a clip was cut from: its YouTube id where it is named so, else the clip's own id."""
-    found = YOUTUBE.fullmatch(clip_id)
+    """Name the video that a clip was cut from: of a part NAME, of a clip from YouTube its id there, else its own id."""
+    name = source_of(clip_id)
+    found = YOUTUBE.fullmatch(name)
+    return found.group(1) if found else name
+
+
+def part_id(name: str, start: float) -> str:
+    """Name the part of a video that begins at `start` s; no file may be named so, or ids could collide."""
+    return f"{name}@{int(start):06d}"
+
+
+def source_of(clip_id: str) -> str:
+    """Name the file, without its suffix, that a clip was made from."""
+    found = PART.fullmatch(clip_id)
     return found.group(1) if found else clip_id
 
 

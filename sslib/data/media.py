@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import stat
 import struct
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 UNREADABLE = soundfile.LibsndfileError, OSError, RuntimeError, TypeError  # what soundfile raises of a file
 REMEDY = "take the clip off the list, or name another time or frame in data"
 JPEG_QUALITY = 92
+PART = re.compile(r"(.+)@\d{6,}", re.ASCII)  # NAME@000010: the part of the video NAME that begins at 10 s
+CLASH = "the same clip id as another file"
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 
 
@@ -258,6 +262,7 @@ def raw_files(folder: Path, skip: Path) -> Iterator[tuple[Path, os.stat_result |
     """Yield the files below a folder, in order, each with its status, or with why it cannot become a clip.
 
     Hidden files and folders (``.name``) and the folder `skip` are left out; links are followed inside `folder` only.
+    Of files with the same name but for the last suffix none can become a clip, nor one that is named as a part of one.
     """
     paths, unreadable, skip = [], [], skip.resolve()
     for here, folders, files in os.walk(folder, onerror=unreadable.append):
@@ -266,12 +271,18 @@ def raw_files(folder: Path, skip: Path) -> Iterator[tuple[Path, os.stat_result |
         paths += [Path(here, name) for name in files + links if name[0] != "."]
     for error in unreadable:
         yield Path(error.filename), None, f"a folder that cannot be read: {error.strerror}"
+    found, claims = [], defaultdict(list)
     for path in sorted(paths):
         try:
             fault = _raw_file_fault(path, folder)
-            yield path, path.lstat() if fault else path.stat(), fault
+            found.append((path, path.lstat() if fault else path.stat(), fault))
         except OSError as error:
-            yield path, None, f"cannot be read: {error.strerror}"
+            found.append((path, None, f"cannot be read: {error.strerror}"))
+        if not found[-1][2]:
+            claims[path.stem].append(path.relative_to(folder).as_posix())
+    for path, status, fault in found:
+        others = {} if fault else {*claims[path.stem]} - {path.relative_to(folder).as_posix()}
+        yield path, status, f"{CLASH}: rename one of them ({', '.join(sorted(others))})" if others else fault
 
 
 def _raw_file_fault(path: Path, folder: Path) -> str:
@@ -287,7 +298,9 @@ def _raw_file_fault(path: Path, folder: Path) -> str:
     name = str(path.relative_to(folder))
     if name.encode(errors="replace").decode() != name or path.stem.splitlines() != [path.stem.strip()]:
         return "its name cannot be a line of a list (line breaks, spaces at the ends, or not UTF-8)"
-    if len(f"{path.stem}.flac".encode()) > 255:
+    if PART.fullmatch(path.stem):
+        return "named as a part of a video (NAME@000010): rename it"
+    if len(f"{path.stem}@000000.flac".encode()) > 255:
         return "its name is too long for a sound file of that name"
     return "" if stat.S_ISREG(path.stat().st_mode) else "not a regular file"
 

@@ -1,4 +1,4 @@
-"""One idempotent task for many items, in processes of this machine or on a Dask cluster; and a process to be killed.
+"""One idempotent task for many items, in processes of this machine or on a Dask cluster; a process to be killed.
 
 A worker may be killed at any moment (a batch system's limits, a lack of memory, a node that leaves), so a task writes
 to a temporary name and renames when it has finished: then running it again does what is missing, twice does no harm.
@@ -6,6 +6,7 @@ to a temporary name and renames when it has finished: then running it again does
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -16,9 +17,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
+from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from sslib.config import InputError, SslibError
@@ -124,7 +128,7 @@ def _on_cluster(task: Callable, items: list, address: str) -> Iterator[tuple[Any
 
 
 class KillableProcess:
-    """Call a function (of a module) in a long-lived process of its own: where it hangs or crashes, only that is lost.
+    """Run a generator (of a module) in a long-lived process of its own: where it hangs or crashes, only that is lost.
 
     A plain subprocess with a pipe, because the processes of a Dask worker may not have children by multiprocessing.
     """
@@ -133,15 +137,20 @@ class KillableProcess:
         self.function = function
         self.process: subprocess.Popen | None = None
 
-    def call(self, *arguments: Any, limit: float) -> Any:
-        """Return what the function does or raise what it raises; ``TimedOut`` after `limit` s; ``Crashed``."""
+    def stream(self, *arguments: Any, limit: float) -> Iterator[Any]:
+        """Yield what the function yields, raise what it raises; ``TimedOut`` after `limit` s for one; ``Crashed``."""
         if self.process is None or self.process.poll() is not None:
             self._start()
         self.pipe.send((arguments, limit))
-        succeeded, value = self._receive(limit)
-        if not succeeded:
-            raise value
-        return value
+        try:
+            while (message := self._receive(limit)) is not None:
+                succeeded, value = message
+                if not succeeded:
+                    raise value
+                yield value
+        except GeneratorExit:  # nobody wants the rest, which would be in the way of the next call
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -161,7 +170,7 @@ class KillableProcess:
         self.pipe.send_bytes(pickle.dumps(self.function))
         self._receive(START_LIMIT)
 
-    def _receive(self, limit: float) -> tuple[bool, Any]:
+    def _receive(self, limit: float) -> tuple[bool, Any] | None:
         try:
             if self.pipe.poll(limit):
                 return self.pipe.recv()
@@ -178,15 +187,45 @@ def serve(descriptor: int) -> None:
     pipe = Connection(descriptor)
     try:
         function = pickle.loads(pipe.recv_bytes())
-        pipe.send((True, None))
+        pipe.send(None)
         while True:
             arguments, limit = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limit + GRACE)  # its default action ends the process, even inside C
             try:
-                answer = True, function(*arguments)
+                for value in function(*arguments):
+                    signal.setitimer(signal.ITIMER_REAL, 0)  # who takes it may be busy with the one before
+                    pipe.send((True, value))
+                    signal.setitimer(signal.ITIMER_REAL, limit + GRACE)
+                answer = None
             except Exception as error:
                 answer = False, error
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(answer)
     except (EOFError, BrokenPipeError):
         pass
+
+
+class Journal:
+    """What came of each item, a dataclass with an ``id``, on disk as soon as it is added. The last of an id counts.
+
+    The file only grows. Raises ``filelock.Timeout`` while another process holds the journal of this folder.
+    """
+
+    def __init__(self, folder: Path, name: str, kind: type):
+        self.lock = FileLock(folder / ".lock", timeout=0)  # a file that is never replaced
+        self.lock.acquire()
+        self.file = (folder / name).open("a+b", buffering=0)
+        self.file.seek(0)
+        *lines, torn = self.file.read().split(b"\n")
+        self.file.truncate(self.file.tell() - len(torn))  # what was being written when the process died
+        self.rows = {row.id: row for row in (kind(**json.loads(line)) for line in lines)}
+
+    def add(self, *rows: Any) -> None:
+        lines = b"".join(json.dumps(asdict(row)).encode() + b"\n" for row in rows)
+        if self.file.write(lines) != len(lines):
+            raise OSError(28, "no space for a line", self.file.name)
+        self.rows |= {row.id: row for row in rows}
+
+    def close(self) -> None:
+        self.file.close()
+        self.lock.release()

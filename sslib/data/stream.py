@@ -7,6 +7,7 @@ that of :mod:`sslib.data.video`: time 0 is when the first picture is shown.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,7 +84,7 @@ class VideoStream:
                     yield time - start, frame
                 yield max(end - start - SHORTEST, 0 if self.first else 2 * LATE), None
 
-            yield from map(convert, video._pick(shown(), self.frame_rate, None))
+            yield from map(convert, video._pick(shown(), (k / self.frame_rate for k in itertools.count())))
 
 
 class Sound:
@@ -111,6 +112,60 @@ class Sound:
             return np.resize(self.held, samples)
         start = min(wanted, end - samples) - keep
         return self.held[start : start + samples]
+
+
+def read_parts(path: Path, seconds: float, *, frame_rate: float, sample_rate: int) -> Iterator[video.Video]:
+    """Read a video in parts of `seconds`, each as ``video.read`` would, but one at a time is in memory.
+
+    The clock of a part is 0 where it begins. What is left at the end is a part from half of `seconds` on, or else left
+    out, as is sound beyond it; a later part may be without sound. Raises ``VideoError`` as ``video.read``.
+    """
+    start, end, count = 0.0, 0.0, 0  # of all pictures, s on the container's clock
+    with video._open(path) as container:
+        track, _, notes = video._streams(container)
+
+        def shown() -> Iterator[tuple[float, Any]]:
+            nonlocal start, end, count
+            for time, frame in _frames(container, track, notes):
+                start = start if count else time
+                end = time + (float((frame.duration or 0) * track.time_base) or video._interval(track))
+                count += 1
+                yield time - start, frame
+            if not count:
+                raise VideoError("not one picture in it can be decoded")
+            yield max(end - start - SHORTEST, 2 * LATE), None
+
+        frames = math.ceil(seconds * frame_rate - 1e-6)  # of a part
+        times = (k // frames * seconds + k % frames / frame_rate for k in itertools.count())
+        found, sounds = enumerate(map(video._converter(track), video._pick(shown(), times))), None
+        for part, group in itertools.groupby(found, lambda pair: pair[0] // frames):
+            pictures = [picture for _, picture in group]
+            length = min(seconds, end - start - part * seconds)
+            if part and length < seconds / 2:
+                break
+            if sounds is None:
+                pieces = _waveform(path, start, 0)
+                first = next(pieces, None)
+                if first is None:
+                    raise VideoError("not one part of its sound can be decoded")
+                rate, pieces = first[1], itertools.chain([first], pieces)
+                sounds = _cut(_resampled(pieces, sample_rate), seconds * sample_rate)
+            waveform = next(sounds, np.zeros(0, np.int16))
+            mean = count / (end - start)  # pictures a second up to now
+            yield video.Video(pictures, waveform, length, track.width, track.height, mean, rate, [*notes])
+
+
+def _cut(pieces: Iterator[np.ndarray], size: float) -> Iterator[np.ndarray]:
+    """Join pieces to parts of `size` samples, which need not be whole; the last is shorter."""
+    held, length, part = [], 0, 1
+    for piece in pieces:
+        held.append(piece)
+        length += len(piece)
+        while length >= (wanted := round(part * size) - round((part - 1) * size)):
+            joined = np.concatenate(held)
+            yield joined[:wanted]
+            held, length, part = [joined[wanted:]], length - wanted, part + 1
+    yield np.concatenate([*held, np.zeros(0, np.int16)])
 
 
 def read_sound(path: Path, sample_rate: int) -> np.ndarray:

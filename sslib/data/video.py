@@ -7,7 +7,6 @@ on display at (k - 1) / frame_rate, whatever the video's own, possibly variable,
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +40,10 @@ class VideoError(InputError):
     """A file that is no usable video; the message says what is wrong with it and what to do, without its name."""
 
 
+class TooLong(VideoError):
+    """A video that is longer than is allowed."""
+
+
 class Video(NamedTuple):
     frames: list[np.ndarray]  # uint8 (H, W, 3) RGB, upright, square pixels, short side at most 256
     waveform: np.ndarray  # int16 (samples,) mono at the wanted rate
@@ -66,12 +69,16 @@ def read(
         counts is what the file holds, not the duration that it claims.
 
     Raises ``VideoError`` when the file is no video, has no picture, no sound or no picture at the wanted time, or is
-    too long or large.
+    too long (``TooLong``) or large.
     """
+
+    def pick(shown: Iterable) -> Iterator:
+        return _pick(shown, (k / frame_rate for k in itertools.count()) if at is None else iter([at, math.inf]))
+
     with _open(path) as container:
         video, audio, notes = _streams(container)
         packets = _demux(container, video, audio, max_seconds, notes)
-        pictures, pick = packets[video.index], functools.partial(_pick, frame_rate=frame_rate, at=at)
+        pictures = packets[video.index]
         found = _decode_wanted(video, pictures, pick) or _decode_all(video, pictures, pick, notes)
         frames, start, seconds, count = found
         if not frames:
@@ -135,8 +142,9 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
                 if first is not None and when - first >= max_seconds:
                     if packet.stream_index == audio.index:
                         continue
-                    advice = "cut it into clips, or allow more by --max-seconds"
-                    raise VideoError(f"longer than {max_seconds:g} s (a picture at {when - first:.1f} s): {advice}")
+                    what = f"longer than {max_seconds:g} s (a picture at {when - first:.1f} s)"
+                    cut, allow = "have it cut into clips by --clip-seconds 10", "allow more by --max-seconds"
+                    raise TooLong(f"{what}: {cut}, or {allow} (data.clip_seconds, data.max_seconds in a YAML)")
             size += packet.size
             if size > MAX_BYTES:
                 raise VideoError(f"more than {MAX_BYTES:,} bytes of pictures and sound: compress it further")
@@ -146,9 +154,8 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
     return packets
 
 
-def _pick(shown: Iterable[tuple[float, Any]], frame_rate: float, at: float | None) -> Iterator[Any]:
-    """Yield the picture on display at each wanted time; `shown` is ``(when it appears, picture)``, None at the end."""
-    times = (k / frame_rate for k in itertools.count()) if at is None else iter([at, math.inf])
+def _pick(shown: Iterable[tuple[float, Any]], times: Iterator[float]) -> Iterator[Any]:
+    """Yield the picture on display at each of `times`; `shown` is ``(when it appears, picture)``, None at the end."""
     time, picture = next(times), None
     for appears, following in shown:
         while picture is not None and time + LATE < appears:
