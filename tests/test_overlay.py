@@ -134,11 +134,11 @@ def test_drawing_marks_the_peak_or_says_that_there_is_none():
     heatmap = np.zeros((90, 120), np.float32)
     heatmap[20:30, 80:90] = 1
     found = Localization(heatmap, 0.5, True)
-    drawn = overlay.draw(picture, found, overlay.VISIBLE, 0.4).astype(int)
+    drawn = overlay.draw(picture, found, overlay.VISIBLE).astype(int)
     assert (drawn[60:, :60] == 100).all()  # where the map is low nothing changes
     assert np.abs(drawn[22:28, 82:88] - 100).mean() > 30
     for what in (overlay.UNSEEN, overlay.UNHEARD):
-        drawn = overlay.draw(picture, found, what, 0.4)
+        drawn = overlay.draw(picture, found, what)
         assert (drawn[:60] == 100).all() and (drawn[60:] != 100).any()  # words at the bottom, no colour
 
 
@@ -156,7 +156,7 @@ def test_picture_and_sound(model, tmp_path):
     found = localize_picture(model, tmp_path / "a.png", tmp_path / "a.wav", tmp_path / "out.png")
     with Image.open(tmp_path / "out.png") as drawn:
         assert drawn.size == (80, 60)
-        assert np.array_equal(drawn, overlay.draw(np.asarray(Image.open(tmp_path / "a.png")), found, "visible", None))
+        assert np.array_equal(drawn, overlay.draw(np.asarray(Image.open(tmp_path / "a.png")), found, "visible"))
     with pytest.raises(OverlayError, match="exists and is kept"):
         localize_picture(model, tmp_path / "a.png", tmp_path / "a.wav", tmp_path / "out.png")
     with pytest.raises(OverlayError, match=r"\.png or \.jpg"):

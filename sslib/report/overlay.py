@@ -22,7 +22,6 @@ from typing import Any
 import av
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -41,7 +40,7 @@ SILENT = -60.0  # dBFS: a window whose RMS is below holds nothing to localize
 PART, BATCH = 300, 16  # moments of one part, and of one pass through the model
 EMBEDDED = 50_000_000  # bytes: a larger video stays beside its page
 VISIBLE, UNSEEN, UNHEARD = "visible", "no visible source", "silence"
-COLOURS = (colormaps["inferno"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.float32)
+COLOURS = (figures.HEAT(np.linspace(0, 1, 256))[:, :3] * 255).astype(np.float32)
 
 
 class OverlayError(InputError):
@@ -97,7 +96,7 @@ def localize_picture(model: Localizer, path: Path, sound: Path, out: Path, force
     _refuse_existing(out, force)
     picture, waveform = read_picture(path), model.loudest(model.read_sound(sound))
     result = model.localize(picture, waveform, model.sample_rate)
-    drawn = Image.fromarray(draw(picture, result, state(result, waveform)[0], model.threshold))
+    drawn = Image.fromarray(draw(picture, result, state(result, waveform)[0]))
     partial = out.with_name(f".{out.name}")
     drawn.save(partial, "PNG" if out.suffix.lower() == ".png" else "JPEG", quality=92)
     partial.replace(out)
@@ -112,11 +111,11 @@ def state(result: Localization, waveform: np.ndarray) -> tuple[str, float]:
     return UNSEEN if result.visible is False else VISIBLE, level
 
 
-def draw(picture: np.ndarray, result: Localization, what: str, threshold: float | None) -> np.ndarray:
+def draw(picture: np.ndarray, result: Localization, what: str) -> np.ndarray:
     """Draw a localization over its picture, uint8 (H, W, 3): coloured and with a ring at the peak, or in words."""
     height, width = picture.shape[:2]
     if what == VISIBLE:
-        canvas = Image.fromarray(blend(picture, result.heatmap, threshold))
+        canvas = Image.fromarray(blend(picture, result.heatmap))
         y, x = np.unravel_index(result.heatmap.argmax(), result.heatmap.shape)
         radius = max(6, min(height, width) // 24)
         pen = ImageDraw.Draw(canvas)
@@ -130,13 +129,15 @@ def draw(picture: np.ndarray, result: Localization, what: str, threshold: float 
     return np.asarray(canvas)
 
 
-def blend(picture: np.ndarray, heatmap: np.ndarray, threshold: float | None) -> np.ndarray:
-    """Lay a heatmap (H, W) over its picture, uint8 (H, W, 3): bright where the sound comes from, low parts clear."""
-    low, high = np.median(heatmap), heatmap.max()
-    scaled = np.clip((heatmap - low) / max(float(high - low), 1e-12), 0, 1)
-    opacity = (0.75 * scaled)[..., None]
-    mixed = picture * (1 - opacity) + COLOURS[(255 * scaled).astype(np.uint8)] * opacity
-    return mixed.astype(np.uint8)
+def blend(picture: np.ndarray, heatmap: np.ndarray, low: float | None = None, opacity: float = 0.75) -> np.ndarray:
+    """Lay a raw map (h, w) over its picture, uint8 (H, W, 3): bright where the sound comes from, clear up to `low`.
+
+    By default that is the map's median: what a picture's lower half holds is no answer.
+    """
+    low = float(np.median(heatmap)) if low is None else low
+    scaled = figures.scale_map(heatmap, picture.shape[:2], (low, max(float(heatmap.max()), low)))
+    shown = (opacity * np.sqrt(scaled))[..., None]
+    return (picture * (1 - shown) + COLOURS[(255 * scaled).astype(np.uint8)] * shown).astype(np.uint8)
 
 
 def _refuse_existing(out: Path, force: bool) -> None:
@@ -177,7 +178,7 @@ def _write_part(model: Localizer, moments: list[Moment], stem: Path, frame_rate:
                 what, level = state(result, moment.waveform)
                 y, x = np.unravel_index(result.heatmap.argmax(), result.heatmap.shape)
                 rows.append((round(moment.time, 3), round(result.confidence, 4), x, y, level, what))
-                yield draw(moment.picture, result, what, model.threshold)
+                yield draw(moment.picture, result, what)
             bar.update(len(batch))
 
     _encode(drawn(), stem.with_suffix(".mp4"), frame_rate)
