@@ -1,4 +1,4 @@
-"""Ask a trained model about any picture with any sound: widgets for JupyterLab, and the same panels as a figure.
+"""Ask trained models about the pictures and sounds of a list: what they hear, where it is, what is near it.
 
 What a clip's picture and sound are encoded to is kept, so that another sound or slider is answered at once.
 """
@@ -6,30 +6,25 @@ What a clip's picture and sound are encoded to is kept, so that another sound or
 from __future__ import annotations
 
 import base64
-import html
-import io
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import ipywidgets as widgets
 import numpy as np
 import pandas as pd
-import soundfile
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sslib import features, localizer
-from sslib.config import InputError, SslibError
+from sslib import features
 from sslib.data import media
 from sslib.datasets import AVDataset
 from sslib.evaluation import protocols
 from sslib.localizer import Localizer
 from sslib.report import figures
-from sslib.report.overlay import blend
+from sslib.report.overlay import blend, state
 from sslib.report.text import HTML_TEMPLATES
 
 SOUNDS = ("its own", "another clip's", "a mixture", "silence", "noise", "a file of mine")
@@ -38,7 +33,7 @@ CLASS = "class"
 
 
 class Explorer:
-    """The clips of a list, and what models make of them; :meth:`widget` is the room to play in.
+    """The clips of a list, and what models make of them; :class:`sslib.report.rooms.ExplorerRoom` plays with it.
 
     Parameters
     ----------
@@ -142,28 +137,32 @@ class Explorer:
         return np.asarray(drawn.resize((SIDE, SIDE), Image.Resampling.NEAREST))
 
     def confidence(self, clip_id: str, waveform: np.ndarray) -> str:
-        """Say how sure each model is."""
+        """Say how sure each model is, and whether that is enough for a visible source."""
         said = []
         for name, model in self.models.items():
             found = model.localization(self.map(name, clip_id, waveform), (2, 2))
-            verdict = {None: "", True: ": a visible source", False: ": no visible source"}[found.visible]
-            said.append(f"{name}: confidence {found.confidence:.2f}{verdict}")
+            said.append(f"{name}: confidence {found.confidence:.2f}, {state(found, waveform)[0]}")
         return "; ".join(said)
 
     def figure(self, clip_id: str, waveforms: Mapping[str, np.ndarray], node: int | None = None) -> Figure:
         """Draw the panels of a clip with several sounds (name -> int16 samples), a row each: for a page."""
         rows = {name: self.panels(clip_id, waveform, node) for name, waveform in waveforms.items()}
         titles = list(next(iter(rows.values())))
-        figure, axes = figures.grid(len(rows), len(titles), 1.9, 2.0)
+        figure, axes = figures.grid(len(rows), len(titles), 2.3, 2.4)
         for line, (name, panels) in zip(axes, rows.items(), strict=True):
             for axis, (title, panel) in zip(line, panels.items(), strict=True):
                 figures.show_image(axis, panel.transpose(2, 0, 1), title if axis in axes[0] else "")
             line[0].set_ylabel(name)
         return figure
 
-    def widget(self) -> widgets.Widget:
-        """Make the widgets: choose a clip and a sound, see and hear what comes of it."""
-        return Room(self).view
+    @torch.inference_mode()
+    def embeddings(self, most: int = 400) -> tuple[list[str], np.ndarray]:
+        """Encode the sounds of at most so many clips, evenly over the list, with the first model: ids, (N, C)."""
+        model = next(iter(self.models.values()))
+        rows = np.unique(np.linspace(0, len(self.data) - 1, min(most, len(self.data))).astype(int))
+        heard = (model.loudest(model.read_sound(self.data[row]["waveform"].numpy(), self.rate)) for row in rows)
+        vectors = [model.encode_sounds([waveform])[0].numpy() for waveform in heard]
+        return [self.data.ids[row] for row in rows], np.stack(vectors)
 
 
 def _by_score(data: AVDataset, results: pd.DataFrame | None) -> list[str]:
@@ -175,118 +174,8 @@ def _by_score(data: AVDataset, results: pd.DataFrame | None) -> list[str]:
     return own.sort_values("ciou_adaptive", kind="stable")["clip_id"].tolist()
 
 
-class Room:
-    """The widgets of an :class:`Explorer`; `view` holds them. All of them work by keyboard."""
-
-    def __init__(self, explorer: Explorer):
-        self.explorer, ids = explorer, explorer.data.ids
-        named = [(f"{explorer.class_of(clip_id)} · {clip_id}".strip(" ·"), clip_id) for clip_id in ids]
-        classes = sorted({explorer.class_of(clip_id) for clip_id in ids} - {""})
-        nodes = len(explorer.node_maps(next(iter(explorer.models)), ids[0]))
-        wide, slider = {"layout": {"width": "22rem"}}, {"layout": {"width": "22rem"}, "continuous_update": True}
-        self.kind_of_clip = widgets.Dropdown(options=["all classes", *classes], description="class", **wide)
-        self.clip = widgets.Dropdown(options=named, description="clip", **wide)
-        self.sound = widgets.Dropdown(options=SOUNDS, description="sound", **wide)
-        self.other = widgets.Dropdown(options=named, value=ids[len(ids) // 2], description="of clip", **wide)
-        self.share = widgets.FloatSlider(0.5, min=0, max=1, step=0.05, description="its share", **slider)
-        self.file = widgets.FileUpload(accept="audio/*,.wav,.flac,.ogg,.mp3", description="sound file")
-        self.low = widgets.FloatSlider(0, min=0, max=1, step=0.01, description="threshold", **slider)
-        self.opacity = widgets.FloatSlider(0.75, min=0, max=1, step=0.05, description="opacity", **slider)
-        choices = [("none", None), *((f"node {number}", number) for number in range(nodes))]
-        self.node = widgets.Dropdown(options=choices, description="node", **wide)
-        self.model = widgets.Dropdown(options=["none", *explorer.others], description="beside", **wide)
-        steps = ("previous", "next", "random", "worst", "best")
-        self.steps = {name: widgets.Button(description=name, layout={"width": "4.3rem"}) for name in steps}
-        self.says = widgets.HTML()
-        self.audio = widgets.Audio(format="wav", autoplay=False, loop=False)
-        self.panels = widgets.GridBox(layout={"grid_template_columns": "repeat(auto-fill, 260px)", "grid_gap": "12px"})
-        self._arrange()
-        self._listen()
-        self.update()
-
-    def _arrange(self) -> None:
-        hint = widgets.HTML("<small>threshold 0: each map is clear up to its own median</small>")
-        left = [self.kind_of_clip, self.clip, widgets.HBox([*self.steps.values()]), self.sound, self.other, self.share]
-        left += [self.file, self.low, hint, self.opacity, self.node, self.model, self.audio]
-        right = widgets.VBox([self.says, self.panels], layout={"flex": "1 1 30rem"})
-        self.view = widgets.HBox([widgets.VBox(left), right], layout={"flex_flow": "row wrap"})
-
-    def _listen(self) -> None:
-        self.kind_of_clip.observe(self._narrow, "value")
-        self.model.observe(self._beside, "value")
-        for widget in (self.clip, self.sound, self.other, self.share, self.file, self.low, self.opacity, self.node):
-            widget.observe(self.update, "value")
-        for name, button in self.steps.items():
-            button.on_click(lambda _, name=name: self._step(name))
-
-    def _narrow(self, change: dict) -> None:
-        """Offer the clips of one class, or all."""
-        ids = [i for i in self.explorer.data.ids if change["new"] in ("all classes", self.explorer.class_of(i))]
-        self.clip.options = [(f"{self.explorer.class_of(i)} · {i}".strip(" ·"), i) for i in ids]
-
-    def _step(self, name: str) -> None:
-        """Go to another clip among those offered."""
-        ids = [clip_id for _, clip_id in self.clip.options]
-        ranked = [clip_id for clip_id in self.explorer.worst_first if clip_id in set(ids)] or ids
-        here = ids.index(self.clip.value)
-        aims = {"previous": ids[here - 1], "next": ids[(here + 1) % len(ids)], "worst": ranked[0], "best": ranked[-1]}
-        self.clip.value = aims[name] if name in aims else str(np.random.default_rng().choice(ids))
-
-    def _beside(self, change: dict) -> None:
-        """Lay another model beside the first."""
-        first = next(iter(self.explorer.models))
-        self.explorer.models = {first: self.explorer.models[first]}
-        try:
-            if change["new"] != "none":
-                self.explorer.models[change["new"]] = localizer.load(self.explorer.others[change["new"]])
-        except SslibError as error:
-            self._complain(error)
-        else:
-            self.update()
-
-    def heard(self) -> np.ndarray:
-        """Return the chosen sound, int16 (samples,); raise ``SslibError`` for a file that holds none."""
-        if self.sound.value != SOUNDS[-1]:
-            return self.explorer.sound(self.clip.value, self.sound.value, self.other.value, self.share.value)
-        if not self.file.value:
-            raise InputError("choose a sound file with the button below")
-        return media.read_audio(bytes(self.file.value[0]["content"]), self.explorer.rate)
-
-    def update(self, _change: dict | None = None) -> None:
-        """Show and play what is chosen."""
-        clip_id, explorer, sound = self.clip.value, self.explorer, self.sound.value
-        self.other.disabled = sound not in SOUNDS[1:3]
-        self.share.disabled, self.file.disabled = sound != SOUNDS[2], sound != SOUNDS[-1]
-        if clip_id is None:
-            return
-        try:
-            waveform = self.heard()
-        except SslibError as error:
-            self._complain(error)
-            return
-        panels = explorer.panels(clip_id, waveform, self.node.value, self.low.value or None, self.opacity.value)
-        for box, (title, picture) in zip(self._boxes(len(panels)), panels.items(), strict=True):
-            box.children[0].value, box.children[1].value = title, media.encode_jpeg(picture)
-        buffer = io.BytesIO()
-        soundfile.write(buffer, waveform, explorer.rate, format="WAV")
-        self.audio.value = buffer.getvalue()
-        self.says.value = f"<b>{explorer.class_of(clip_id)}</b> {explorer.confidence(clip_id, waveform)}"
-
-    def _boxes(self, count: int) -> Sequence[widgets.VBox]:
-        """Return as many panels as are needed, each a title and a picture; those that are there are used again."""
-        if len(self.panels.children) != count:
-            self.panels.children = [
-                widgets.VBox([widgets.Label(), widgets.Image(format="jpeg", width=256, height=256)])
-                for _ in range(count)
-            ]
-        return self.panels.children
-
-    def _complain(self, error: SslibError) -> None:
-        self.says.value = f'<b role="alert" style="color:#b00020">{html.escape(str(error))}</b>'
-
-
 def embed(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Lay sounds out in the plane, (N, 2) in [0, 1], so that like ones are neighbours (t-SNE of their vectors, cosine)."""
+    """Lay sounds out in the plane, (N, 2) in [0, 1]: like ones are neighbours (t-SNE of their vectors, cosine)."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
@@ -294,23 +183,21 @@ def embed(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     return (points - points.min(axis=0)) / np.ptp(points, axis=0).clip(1e-9)
 
 
-def sound_map(explorer: Explorer, points: np.ndarray, most: int = 400) -> widgets.HTML:
-    """Make a map of the sounds of all clips, at `points` (N, 2): a click, or Enter, plays one."""
-    rows = np.unique(np.linspace(0, len(points) - 1, min(most, len(points))).astype(int))
+def sound_map(explorer: Explorer, ids: Sequence[str], points: np.ndarray) -> str:
+    """Return the sounds of clips at `points` (N, 2) as HTML for JupyterLab: a click, or Enter, plays one."""
     dots = []
-    for row in rows:
-        clip_id = explorer.data.ids[row]
-        sound = media.encode_mp3(explorer.data[row]["waveform"].numpy() / 32768, explorer.rate)
+    for clip_id, (x, y) in zip(ids, points, strict=True):
+        sound = media.encode_mp3(explorer.sound(clip_id, "its own") / 32768, explorer.rate)
         name = explorer.class_of(clip_id) or clip_id
-        colour = f"hsl({zlib.crc32(name.encode()) % 360} 60% 45%)"
-        place = {"x": round(10 + 620 * points[row, 0], 1), "y": round(10 + 420 * points[row, 1], 1)}
-        dots.append({"name": name, "colour": colour, "sound": base64.b64encode(sound).decode(), **place})
-    return widgets.HTML(HTML_TEMPLATES.get_template("sound_map.html.j2").render(dots=dots))
+        look = {"name": name, "colour": f"hsl({zlib.crc32(name.encode()) % 360} 60% 45%)"}
+        place = {"x": round(10 + 620 * float(x), 1), "y": round(10 + 420 * float(y), 1)}
+        dots.append(look | place | {"sound": base64.b64encode(sound).decode()})
+    return HTML_TEMPLATES.get_template("sound_map.html.j2").render(dots=dots)
 
 
-def sound_map_figure(explorer: Explorer, points: np.ndarray) -> Figure:
-    """Draw the map of sounds for a page: a point each, the class in the middle of its own."""
-    names = np.array([explorer.class_of(clip_id) for clip_id in explorer.data.ids])
+def sound_map_figure(explorer: Explorer, ids: Sequence[str], points: np.ndarray) -> Figure:
+    """Draw the map of sounds for a page: a point each, the class beside the one in the middle of its own."""
+    names = np.array([explorer.class_of(clip_id) for clip_id in ids])
     figure, [[axis]] = figures.grid(1, 1, 9.0, 6.0)
     for number, name in enumerate(dict.fromkeys(names)):
         own = points[names == name]

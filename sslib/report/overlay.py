@@ -22,6 +22,7 @@ from typing import Any
 import av
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -34,7 +35,7 @@ from sslib.data.stream import Moment, VideoStream, decoded
 from sslib.data.video import VideoError
 from sslib.localizer import Localization, Localizer, read_picture
 from sslib.report import figures
-from sslib.report.text import HTML_TEMPLATES
+from sslib.report.text import HTML_TEMPLATES, say
 
 SILENT = -60.0  # dBFS: a window whose RMS is below holds nothing to localize
 PART, BATCH = 300, 16  # moments of one part, and of one pass through the model
@@ -257,17 +258,27 @@ def _pulled(graph: av.filter.Graph) -> Iterator[av.AudioFrame]:
 
 def page(model: Localizer, path: Path, overlay: Path, name: str, table: pd.DataFrame, notes: list[str]) -> str:
     """Write one HTML page with the video in it (a large one stays beside it), its course and what the model is."""
-    content = overlay.read_bytes() if overlay.stat().st_size <= EMBEDDED else b""
-    video = f"data:video/mp4;base64,{base64.b64encode(content).decode()}" if content else name
-    buffer = io.BytesIO()
+    buffer, embedded = io.BytesIO(), overlay.stat().st_size <= EMBEDDED
     course(overlay, table, model.threshold).savefig(buffer, format="png", dpi=130)
-    given = {"name": path.name, "video": video, "embedded": bool(content), "table": Path(name).with_suffix(".csv").name}
+    given = {"name": path.name, "player": player(overlay, table, "" if embedded else name), "overlay": name}
+    given |= {"embedded": embedded, "table": Path(name).with_suffix(".csv").name, "found": found(table)}
     given |= {"figure": base64.b64encode(buffer.getvalue()).decode(), "notes": notes, "about": model.about}
+    return HTML_TEMPLATES.get_template("overlay.html.j2").render(given)
+
+
+def player(overlay: Path, table: pd.DataFrame, name: str = "") -> HTML:
+    """Return an overlay video as HTML, inside or by its `name`; until it plays, its surest moment is seen."""
     best = table["confidence"].where(table["source"] == VISIBLE, -1).idxmax()
-    given["poster"] = base64.b64encode(encode_jpeg(frames_at(overlay, [table["time_s"][best]], 480)[0])).decode()
+    [poster] = frames_at(overlay, [table["time_s"][best]], 480)
+    source = name or f"data:video/mp4;base64,{base64.b64encode(overlay.read_bytes()).decode()}"
+    given = {"source": source, "poster": base64.b64encode(encode_jpeg(poster)).decode()}
+    return HTML(HTML_TEMPLATES.get_template("player.html.j2").render(given))
+
+
+def found(table: pd.DataFrame) -> str:
+    """Say in how many moments (rows) there is a visible source, none, or silence."""
     shares = table["source"].value_counts(normalize=True)
-    given |= {"shares": {what: float(shares.get(what, 0.0)) for what in (VISIBLE, UNSEEN, UNHEARD)}}
-    return HTML_TEMPLATES.get_template("overlay.html.j2").render(given, moments=len(table))
+    return say("overlay", len(table), {what: shares.get(what, 0.0) for what in (VISIBLE, UNSEEN, UNHEARD)})
 
 
 def course(overlay: Path, table: pd.DataFrame, threshold: float | None, count: int = 6) -> Figure:
