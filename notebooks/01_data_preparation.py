@@ -24,7 +24,7 @@
 #
 # **Reads** the configuration and what the clips are made from: for the embedded data set (*Stamps*) its media packages,
 # for videos the folder `data.raw`. **Writes** the data folder `data.root` (frames, sounds, lists, annotations, masks)
-# and its store `clips.lmdb`. **Before**: this is where the workbook begins. **Next**: [02 · Training](02_training.html).
+# and its store `clips.lmdb`.
 
 # %% tags=["parameters"]
 config = "configs/demo.yaml"

@@ -19,8 +19,8 @@
 # *What does the network learn from, and how does the learning go?* A picture and a sound that were recorded
 # together are the only supervision: no box, no class, no word.
 #
-# **Reads** the data folder that [01 · Data preparation](01_data_preparation.html) made. **Writes** `run/` of the
-# experiment: `checkpoint.pt`, `metrics.csv`, `config.yaml`. **Next**: [03 · Ablations](03_ablations.html).
+# **Reads** the data folder that notebook 01 made. **Writes** `run/` of the experiment: `checkpoint.pt`, `metrics.csv`,
+# `config.yaml`.
 #
 # When the run is complete already, this notebook loads it and reports; `retrain = True` starts over.
 
@@ -33,7 +33,8 @@ retrain = False
 from sslib import checkpoint, datasets, engine, features, losses
 from sslib import config as configuration
 from sslib.model import SoundLocalizer
-from sslib.report import figures, text
+from sslib.report import figures, galleries, text
+from sslib.report.galleries import Cell
 from sslib.report.text import show
 
 import pandas as pd
@@ -64,18 +65,25 @@ show(
 )
 
 # %% [markdown]
-# The first clips of this batch as the two encoders see them, augmentation included. What belongs together is in one
-# column; that is all the network is told.
+# The first clips of this batch as the two encoders get them, augmentation included: the picture with its sound, and
+# below it the spectrogram (time to the right, frequency upwards). What belongs together is all the network is told.
 
 # %%
 shown = min(8, size)
 deviation = torch.tensor(features.IMAGENET_STD)[:, None, None]
 mean = torch.tensor(features.IMAGENET_MEAN)[:, None, None]
-figures.contact_sheet(
-    ((image[:shown] * deviation + mean).clamp(0, 1) * 255).byte().numpy(),
-    [f"clip {number}" for number in range(1, shown + 1)],
-    spectrogram[:shown, 0].numpy(),
-)
+pictures = ((image[:shown] * deviation + mean).clamp(0, 1) * 255).byte().numpy()
+names = [f"clip {number}" for number in range(1, shown + 1)]
+sounds, rate = batch["waveform"][:shown].numpy(), settings.data.sample_rate
+seen = [
+    Cell(name, picture, {}, sound)
+    for name, picture, sound in zip(names, pictures, sounds, strict=True)
+]
+heard = [
+    Cell(f"sound of {name}", figures.paint(spectrogram[i, 0].numpy()))
+    for i, name in enumerate(names)
+]
+show(*(galleries.gallery(seen[i : i + 4] + heard[i : i + 4], rate) for i in range(0, shown, 4)))
 
 # %% [markdown]
 # ## The model
@@ -173,12 +181,13 @@ history = pd.DataFrame(state["history"])
 model, _ = checkpoint.load_model(run / checkpoint.NAME)
 
 # %%
+validation = datasets.AVDataset(settings, settings.data.val)
 last, seconds = history.iloc[-1], history["seconds"].sum()
 show(
-    f"{len(history)} epochs in {seconds / 60:.1f} minutes ({len(data) * len(history) / seconds:.0f} clips a second, "
+    f"{len(history)} epoch{'s' * (len(history) > 1)} in {seconds / 60:.1f} minutes ({len(data) * len(history) / seconds:.0f} clips a second, "
     f"validation included). In the last one {last['accuracy']:.0%} of the training pictures found their own sound "
     f"among {size}; of the validation pictures {last['val_accuracy']:.0%} did among "
-    f"{settings.evaluation.batch_size}."
+    f"{min(settings.evaluation.batch_size, len(validation))}."
 )
 
 # %% [markdown]
@@ -195,8 +204,9 @@ figures.curves({"run": history}, {name: [name] for name in terms})
 panels = {
     "localization loss": ["localization", "val_loss"],
     "own sound found": ["accuracy", "val_accuracy"],
-    "on the boxes": ["val_pointing", "val_success"],
 }
+if history["val_pointing"].notna().any():
+    panels["on the boxes"] = ["val_pointing", "val_success"]
 scale = f"The learned scale went from {settings.model.initial_scale:.1f} to {last['scale']:.1f}."
 show(figures.curves({"run": history}, panels), f"{text.overfitting(history)} {scale}")
 
@@ -207,7 +217,7 @@ show(figures.curves({"run": history}, panels), f"{text.overfitting(history)} {sc
 # any sound; the percentage says how often a node was among the foreground nodes recently.
 
 # %%
-clip = datasets.AVDataset(settings, settings.data.val)[0]
+clip = validation[0]
 if model.reasoning is None:
     show("This is the base model: it has no visual reasoning module, and so no node maps.")
 else:
@@ -216,8 +226,13 @@ else:
         maps, _ = model.visual_reasoning(visual)  # (1, K, h, w)
     often = model.foreground_frequency.numpy()
     mostly = (often >= 0.5).sum()
+    order = (-often).argsort()
+    cells = [Cell("picture", clip["image"].numpy(), {}, clip["waveform"].numpy())]
+    for node in order:
+        picture = figures.overlay(clip["image"].numpy(), maps[0, node].numpy())
+        cells.append(Cell(f"node {node} · {often[node]:.0%}", picture))
     show(
-        figures.node_maps(clip["image"].numpy(), maps[0].numpy(), often),
+        galleries.gallery(cells, rate, columns=5, maps=True),
         f"{mostly} of {len(often)} nodes are foreground for most sounds (at least half of the time); their mean is "
         f"the map that localizes without sound. The most frequent one is foreground for {often.max():.0%} of the "
         f"clips, the least frequent for {often.min():.0%}.",
@@ -239,5 +254,5 @@ found = (logits.argmax(dim=1) == torch.arange(size)).float().mean()
 show(
     figures.similarity_matrix(logits[:shown, :shown].numpy(), labels),
     f"{found:.0%} of the {size} pictures of this batch now rank their own sound first. How well it localizes on "
-    "clips never seen is the question of [04 · Evaluation](04_evaluation.html).",
+    "clips never seen is the question of notebook 04.",
 )

@@ -27,8 +27,7 @@
 # clips.
 #
 # **Reads** the data folder and `ablations` of the configuration. **Writes** one experiment for each variant and seed
-# into `variants/`, with its own pages. **Before**: [02 · Training](02_training.html). **Next**:
-# [04 · Evaluation](04_evaluation.html).
+# into `variants/`, with its own pages.
 
 # %% tags=["parameters"]
 config = "configs/demo.yaml"
@@ -55,7 +54,7 @@ show(text.generated_note(Layout(settings.data.root).info().get("generated")))
 none = "The configuration names no variants under `ablations`: there is nothing to compare."
 show("" if variants else none)
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ## The variants
 #
 # This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, as many at
@@ -73,7 +72,7 @@ folders = workbook.run_variants(config, ("02", "04"), changes, settings.ablation
 runs = {key: folder / "run" for key, folder in folders.items()}
 trained = {key: configuration.load(config, change) for key, change in changes.items()}
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # What sets the variants apart, and what they cost:
 
 # %%
@@ -105,7 +104,7 @@ if runs:
     recipe = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None)
     show(f"```yaml\n{recipe}```")
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ### Learning curves
 #
 # Curves of what all variants have in common: the localization loss on training and validation clips, and on the
@@ -128,7 +127,7 @@ if runs:
     lowest = f"The lowest validation loss at the end is {last[best]:.3f}, of {best}."
     show(figures.curves(histories, panels), lowest)
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ## Results
 #
 # All measures are means over test clips and seeds, in percent, with bootstrap intervals that resample recordings and
@@ -156,7 +155,7 @@ if runs:
         title = f"**{name}**, {size} of {union} clips, which all variants have, of {clusters} recordings"
         show(title, wide.rename_axis(index=None, columns=None))
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ### Pointing accuracy by variant
 #
 # Pointing accuracy of each variant with its interval, on every part of the test lists.
@@ -165,11 +164,11 @@ if runs:
 if runs:
     pointing = results[results["measure"] == "pointing"]
     show(
-        figures.intervals(pointing, "variant", "set", MEASURES["pointing"].label),
+        figures.intervals(pointing, "variant", "set", f"{MEASURES['pointing'].label}, %"),
         text.best_and_worst(pointing),
     )
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ### Beside the controls
 #
 # A variant is only worth comparing where it beats what does not learn or does not listen. Pointing accuracy in percent:
@@ -206,7 +205,7 @@ if runs:
         "dash stands for a variant without nodes, which has no map without a sound."
     )
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ## What each loss adds
 #
 # The difference of two variants is taken clip by clip: a clip that is hard for both says nothing about either, so the
@@ -224,9 +223,9 @@ differences = comparison.gains(results) if len(variants) > 1 else pd.DataFrame()
 if len(differences):
     pointing = differences[differences["measure"] == "pointing"]
     title = f"pointing: variant minus {base}"
-    show(figures.intervals(pointing, "variant", "set", title, zero=True))
+    show(figures.intervals(pointing, "variant", "set", f"{title}, points", zero=True))
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # The same for every measure, in points:
 
 # %%
@@ -240,7 +239,7 @@ if len(differences):
     )
     show(wide.style.set_properties(**{"white-space": "nowrap"}))
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ## What may be said
 #
 # *Better* and *worse* are said of an interval over recordings and seeds that leaves out 0. Of a single seed it is a

@@ -61,9 +61,8 @@ else:
     show(gallery.show([gallery.scene(pairs.ids[:2], STILL)]))
 
 # %% [markdown]
-# **Reads** the run of [02 · Training](02_training.html) and the test lists. **Writes** `run/maps.npz` (raw maps),
-# `run/clips.csv` (one row per clip, sound and kind of map), `run/summary.json` (the tables). **Before**:
-# [03 · Ablations](03_ablations.html). **After**: [all experiments](../../index.html).
+# **Reads** the run of notebook 02 and the test lists. **Writes** `run/maps.npz` (raw maps), `run/clips.csv` (one row
+# per clip, sound and kind of map), `run/summary.json` (the tables).
 
 # %% [markdown]
 # ## The test sets
@@ -293,8 +292,8 @@ if level["value"] is not None:
     )
 
 # %% [markdown]
-# The first clips of the list, not chosen, their maps on one scale: where the lower rows are as bright as the upper one,
-# no threshold can tell the sounds apart.
+# The first clips of the list, not chosen, their maps on one scale: where those of other sounds are as bright as that of
+# the own sound, no threshold can tell them apart.
 
 # %%
 chosen = mine.index[:3]
@@ -457,7 +456,7 @@ else:
         ),
     )
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ## Beside published results
 #
 # Only what was measured on the same list under the same threshold compares, and only with all of its clips.
@@ -471,8 +470,6 @@ if "vggss" in summary["lists"]:
     published = text.published_results()
     published.loc[len(published)] = ours
     show(published.style.hide(axis="index"))
-else:
-    show("Published numbers are on VGG-SS, which is not among these lists.")
 
 # %% [markdown]
 # ## What this does and does not say

@@ -77,6 +77,11 @@ def overlay(image: np.ndarray, heatmap: np.ndarray, limits: tuple[float, float] 
     return (opacity * 255 * HEAT(scaled)[..., :3].transpose(2, 0, 1) + (1 - opacity) * grey).astype(np.uint8)
 
 
+def paint(spectrogram: np.ndarray, side: int = 224) -> np.ndarray:
+    """Colour a spectrogram (F, T) in its own range, the lowest frequency at the bottom, uint8 (3, side, side)."""
+    return (255 * HEAT(scale_map(spectrogram[::-1], (side, side)))[..., :3].transpose(2, 0, 1)).astype(np.uint8)
+
+
 def show_heatmap(
     axes: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "", limits: tuple[float, float] | None = None
 ) -> None:
@@ -106,7 +111,7 @@ def contact_sheet(images: Arrays, titles: Sequence[str], spectrograms: Arrays = 
     for axis, image, title in zip(axes[::lines].flat, images, titles, strict=False):
         show_image(axis, image, title)
     for axis, spectrogram in zip(axes[1::lines].flat if lines == 2 else (), spectrograms, strict=False):
-        axis.imshow(spectrogram, origin="lower", aspect="auto", cmap="magma")
+        axis.imshow(spectrogram, origin="lower", aspect="auto", cmap=HEAT)
         axes[-1, 0].set(xlabel="time →", ylabel="frequency →")
     return figure
 
@@ -148,17 +153,6 @@ def localization(
             outline(axis, image.shape[1], boxes[column], masks[column])
     for axis, name in zip(axes[:, 0], ["picture", *maps], strict=True):
         axis.set_ylabel(name, fontsize=size)
-    return figure
-
-
-def node_maps(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray) -> Figure:
-    """Draw the K node maps (K, h, w) of one image with how often each was foreground, the most frequent first."""
-    figure, axes = grid(-(-(1 + len(maps)) // 4), 4, 2.1, 2.25)
-    for axis in axes.flat:
-        bare(axis)
-    show_image(axes.flat[0], image, "picture")
-    for axis, node in zip(axes.flat[1:], (-frequency).argsort(), strict=False):
-        show_heatmap(axis, image, maps[node], f"node {node} · {frequency[node]:.0%}")
     return figure
 
 
@@ -234,7 +228,7 @@ def clip_detail(image: np.ndarray, waveform: np.ndarray, spectrogram: np.ndarray
     axes["wave"].plot(np.linspace(0, seconds, len(waveform)), waveform, lw=0.4, color=COLOURS[0])
     axes["wave"].set(xlim=(0, seconds), xticklabels=[], ylabel="waveform")
     place = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, len(spectrogram))}
-    drawn = axes["bands"].imshow(spectrogram, cmap="magma", **place)
+    drawn = axes["bands"].imshow(spectrogram, cmap=HEAT, **place)
     axes["bands"].set(xlabel="seconds", ylabel=top)
     axes["bands"].grid(visible=False)
     figure.colorbar(drawn, ax=axes["bands"], pad=0.01, label="log power, scaled")

@@ -25,7 +25,7 @@ from sslib.evaluation.tables import MEASURES, PROTOCOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
 OUTCOMES = "better", "inconclusive", "worse"
-WIDEST = 8  # measures side by side on a page
+WIDEST = 6  # measures side by side on a page
 SHUFFLED = METHODS["similarity", "shuffled"]
 
 
