@@ -21,8 +21,7 @@ import os
 import re
 import shutil
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,9 @@ from PIL import Image
 from sslib.config import InputError
 from sslib.data.media import PART, encode_flac, encode_jpeg
 
+REMOVED = "no longer in the raw folder"  # in the notes of a clip
 PARTIAL = ".partial"  # the folder of what is being written
 AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".mp3")
-SPLIT_FRACTION = 0.05  # of the videos, for each list but the first
 YOUTUBE = re.compile(r"([\w-]{11})_\d{6}", re.ASCII)  # YOUTUBEID_000030: a clip that begins at 30 s of a video
 FORBIDDEN = '\0/\\:<>"`'  # in a clip's id: what leaves the folder (a path, a drive), and markup on a page
 
@@ -121,7 +120,7 @@ class Layout:
 
         Raises ``FileNotFoundError`` where there is none; ``InputError`` when it is empty or names a clip twice.
         """
-        path = self._split(split)
+        path = self.split(split)
         if not self.root.is_dir():
             raise FileNotFoundError(f"no data folder {self.root}: run notebook 01_data_preparation first")
         if not path.is_file():
@@ -148,14 +147,20 @@ class Layout:
         the digest of composed scenes, or else (unless `sizes` is false) from the sizes of first frames and sounds; it
         is empty where none of these is known.
         """
-        ids, manifest = self.ids(split), self.root / "manifest.csv"
-        if manifest.is_file():
-            with manifest.open(encoding="utf-8", newline="") as file:
-                rows = {row["id"]: row for row in csv.DictReader(file) if row["outcome"] == "ok"}
+        ids = self.ids(split)
+        if rows := self.manifest():
             files = [[rows[i]["sha256"], rows[i]["settings"]] if i in rows else ["", ""] for i in ids]
         elif not (files := self.info().get("digest")) and sizes:
             files = [self._sizes(clip_id) for clip_id in ids]
         return {"clips": digest(ids), "files": digest(files) if files else ""}
+
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """Read the rows of the clips that were prepared from videos, by id; none where there is no ``manifest.csv``."""
+        path = self.root / "manifest.csv"
+        if not path.is_file():
+            return {}
+        with path.open(encoding="utf-8", newline="") as file:
+            return {row["id"]: row for row in csv.DictReader(file) if row["outcome"] == "ok"}
 
     def _sizes(self, clip_id: str) -> list[int]:
         """Bytes of a clip's first frame and of its sound; nothing for a clip that is missing."""
@@ -185,7 +190,7 @@ class Layout:
         write_atomic(self.root / "dataset.json", json.dumps(values, indent=1) + "\n")
 
     def write_split(self, split: str, ids: list[str]) -> None:
-        write_atomic(self._split(split), "".join(f"{i}\n" for i in ids))
+        write_atomic(self.split(split), "".join(f"{i}\n" for i in ids))
 
     def write_annotations(self, split: str, rows: dict[str, dict[str, Any]]) -> None:
         write_atomic(self._annotations(split), json.dumps(rows, indent=0) + "\n")
@@ -249,16 +254,7 @@ class Layout:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(mask).save(path)
 
-    def write_missing_splits(self, names: Sequence[str]) -> bool:
-        """Divide the list ``all`` into `names` (training first), unless one of them is there; return whether it did."""
-        names = list(dict.fromkeys(names))
-        if any(self._split(name).exists() for name in names):
-            return False
-        for name, ids in zip(names, split_by_video(self.ids("all"), len(names)), strict=True):
-            self.write_split(name, ids)
-        return True
-
-    def _split(self, name: str) -> Path:
+    def split(self, name: str) -> Path:
         return self.root / "splits" / f"{name}.txt"
 
     def _annotations(self, split: str) -> Path:
@@ -281,20 +277,3 @@ def source_of(clip_id: str) -> str:
     """Name the file, without its suffix, that a clip was made from."""
     found = PART.fullmatch(clip_id)
     return found.group(1) if found else clip_id
-
-
-def split_by_video(ids: Sequence[str], parts: int) -> list[list[str]]:
-    """Divide clips into `parts` lists, the first of which gets what is left; clips of one video stay together.
-
-    Videos are ordered by the SHA-256 of their name: the same clips give the same lists on any machine, and what they
-    are called says nothing about where they go. Raises ``InputError`` when there are fewer videos than lists.
-    """
-    clips: dict[str, list[str]] = defaultdict(list)
-    for clip_id in sorted(ids):
-        clips[video_of(clip_id)].append(clip_id)
-    if len(clips) < parts:
-        raise InputError(f"{len(clips)} videos cannot be divided into {parts} lists: more videos are needed")
-    order = sorted(clips, key=lambda video: hashlib.sha256(video.encode()).digest())
-    each = max(1, round(SPLIT_FRACTION * len(order)))
-    *others, rest = np.split(order, [each * part for part in range(1, parts)])
-    return [sorted(i for video in videos for i in clips[video]) for videos in (rest, *others)]

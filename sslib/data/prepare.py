@@ -29,12 +29,11 @@ from filelock import Timeout
 
 from sslib.config import InputError, SslibError
 from sslib.data import parallel, stream, video
-from sslib.data.layout import ClipError, Layout, check_id, digest, part_id, source_of, write_atomic
+from sslib.data.layout import REMOVED, ClipError, Layout, check_id, digest, part_id, source_of, write_atomic
 from sslib.data.media import CLASH, JPEG_QUALITY, encode_flac, encode_jpeg, loudness, raw_files
 from sslib.data.parallel import Crashed, KillableProcess, TimedOut, each
 
 SILENT = -80.0  # dBFS: a track whose loudest sample is below (3 of 32768) holds no sound
-REMOVED = "no longer in the raw folder"
 VERSION = 1  # of what is written; another one and everything is prepared again
 _local = threading.local()  # a decoder of its own for every thread that prepares clips
 
