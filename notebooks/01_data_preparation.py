@@ -36,8 +36,8 @@ import warnings
 
 from sslib import config as configuration
 from sslib import datasets, features, metrics
-from sslib.data import media, prepare, store
-from sslib.data.layout import SPLIT_FRACTION, Layout, video_of
+from sslib.data import media, prepare, splits, store
+from sslib.data.layout import Layout
 from sslib.data.media import ClipWindow
 from sslib.evaluation.bootstrap import bootstrap
 from sslib.report import figures, galleries, text
@@ -261,19 +261,23 @@ if len(ready):
 # ### Lists
 #
 # `splits/` names the clips to train on, to validate with and to test with, one id a line. For videos without any of
-# these lists they are made here; lists that are there are never changed.
+# these lists they are made here, and grow with the videos: no clip that is in one ever moves, and those of removed files
+# leave. Lists that a person wrote, or changed, are left alone.
 
 # %%
-splits = list(dict.fromkeys([data.train, data.val, *data.tests]))
+names = list(dict.fromkeys([data.train, data.val, *data.tests]))
 if data.raw:
-    made = layout.write_missing_splits(splits)
-    listed = {clip_id for split in splits for clip_id in layout.ids(split)}
-    others = ", ".join(f"`{split}`" for split in splits[1:])
+    renewed = splits.renew(layout, names)
+    listed = {name: layout.ids(name) for name in names}
+    unlisted = set(ready["id"]).difference(*listed.values())
+    counts = ", ".join(f"{name} {len(ids):,}" for name, ids in listed.items())
+    state = f"lists: {counts}. {renewed} {len(unlisted):,} ready clips are in no list."
+    print(state)
+    others = ", ".join(f"`{name}`" for name in names[1:])
     show(
-        ("There were none: " if made else "Those that are there are used. Without them: ")
-        + f"{SPLIT_FRACTION:.0%} of the videos each for {others}, the rest for `{data.train}`, in the order of a hash of "
-        "their names; clips of one YouTube video (`ID_000030`) stay together. To divide them otherwise, write "
-        f"`splits/{data.train}.txt` and the others. {len(set(ready['id']) - listed):,} ready clips are in no list."
+        f"{splits.SPLIT_FRACTION:.0%} of the videos each for {others}, the rest for `{data.train}`, in the order of a "
+        "hash of their names; parts of one video, clips of one YouTube video (`ID_000030`) and files of the same bytes "
+        f"stay together. To divide them otherwise, write `splits/{data.train}.txt` and the others."
     )
 
 # %% [markdown]
@@ -285,26 +289,31 @@ if data.raw:
 # %%
 KNOWN = ("class", "recording", "picture", "background", "scene", "objects", "boxes")
 rows = []
-for split in splits:
+for split in names:
     annotations = layout.annotations(split)
     for clip_id in layout.ids(split):
         known = dict.fromkeys(KNOWN) | annotations.get(clip_id, {})
         rows.append(known | {"split": split, "clip_id": clip_id})
 clips = pd.DataFrame(rows)
 clips["number"] = [len(objects) if objects else 0 for objects in clips["objects"]]
-clips["video"] = clips["clip_id"].map(video_of) if data.raw else None
+contents = {clip_id: row["sha256"] for clip_id, row in layout.manifest().items()}
+clips["file"] = clips["clip_id"].map(contents)
+clips["video"] = (
+    clips["clip_id"].map(splits.videos_of(layout, clips["clip_id"])) if data.raw else None
+)
 
 # %%
-names = {"clip_id": "clips", "scene": "scenes", "class": "classes", "recording": "recordings"}
-names |= {"picture": "pictures", "background": "places", "video": "videos"}
-counts = clips.groupby("split", sort=False)[list(names)].nunique().rename(columns=names)
-objects = (
-    pd.crosstab(clips["split"], clips["number"]).loc[splits].drop(columns=0, errors="ignore")
-)
+kinds = {"clip_id": "clips", "scene": "scenes", "class": "classes", "recording": "recordings"}
+kinds |= {"picture": "pictures", "background": "places", "video": "videos"}
+counts = clips.groupby("split", sort=False)[list(kinds)].nunique().rename(columns=kinds)
+objects = pd.crosstab(clips["split"], clips["number"]).loc[names].drop(columns=0, errors="ignore")
 objects.columns = [f"{number} object{'s' * (number > 1)}" for number in objects]
 table = pd.concat([counts.loc[:, counts.any()], objects], axis=1).rename_axis(None)
 show(table, text.presence(clips, layout.present(), data.train))
 warnings.filterwarnings("ignore", "list .* present")  # it has just been said
+there = (clips["split"] == data.train) & clips["clip_id"].isin(layout.present())
+if fault := datasets.too_few(settings, there.sum()):
+    print(fault)
 
 # %% [markdown]
 # ### Training and test clips
@@ -428,21 +437,22 @@ if len(ranks):
 # %% [markdown]
 # ### Between the lists
 #
-# What is tested may not occur in training: no clip, and no video, scene, place, picture or recording where those are
-# known. Where scenes are known, each test picture must be shown once with each of its objects' sounds: a rule that does
+# What is tested may not occur in training: no clip, and no file of the same bytes, video (all parts of it), scene, place,
+# picture or recording where those are known. Where scenes are known, each test picture must be shown once with each of its objects' sounds: a rule that does
 # not listen then points at the same place each time and is right for one of them at most. Every line must be 0.
 
 # %% tags=["teach"]
-SHARED = ("clip_id", "video", "scene", "background")
+SHARED = ("clip_id", "file", "video", "scene", "background")
+kinds["file"] = "files"
 pairs = [(split, kind, data.train) for split in (data.val, *data.tests) for kind in SHARED]
 if (new := "test_new_instances") in data.tests:
-    others = [split for split in splits if split != new]
+    others = [split for split in names if split != new]
     pairs += [(new, kind, split) for split in others for kind in ("picture", "recording")]
 checks, values = {}, clips.set_index("split")
 for split, kind, other in pairs:
     mine, theirs = (set(values.loc[[name], kind].dropna()) for name in (split, other))
     if mine and theirs:  # a folder of other data may not say
-        checks[f"{names[kind]} of {split} that are in {other}"] = len(mine & theirs)
+        checks[f"{kinds[kind]} of {split} that are in {other}"] = len(mine & theirs)
 
 # %% tags=["teach"]
 if len(boxed):
@@ -486,7 +496,7 @@ else:
 
 # %%
 compared = 0
-for split in splits if data.loader == "lmdb" else []:
+for split in names if data.loader == "lmdb" else []:
     folders = datasets.AVDataset(settings, split, loader="folders")
     lmdb = datasets.AVDataset(settings, split, loader="lmdb")
     for index in np.unique(np.linspace(0, len(folders) - 1, 8).astype(int)):
@@ -529,7 +539,7 @@ show(
 # Choose any of the first thousand clips (in JupyterLab; a saved page shows no menu, and the figures above stand for it).
 
 # %%
-places = {clip_id: (split, i) for split in splits for i, clip_id in enumerate(layout.ids(split))}
+places = {clip_id: (split, i) for split in names for i, clip_id in enumerate(layout.ids(split))}
 menu = ipywidgets.Dropdown(options=list(places)[:1000], description="clip")
 view = ipywidgets.Output()
 

@@ -17,6 +17,9 @@ from pydantic import BaseModel, Field, NonNegativeFloat, PositiveFloat, Positive
 class SslibError(Exception):
     """An error that sslib found itself; its message alone tells a person what is wrong and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]  # what a notebook shows, instead of where it was found
+
 
 class InputError(SslibError, ValueError):
     """Something given cannot be used: a folder, a list, a value; the message names it."""

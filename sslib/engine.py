@@ -170,8 +170,8 @@ class TrainingBatches:
         self.clips = datasets.AVDataset(config, name, train=True)
         fabric.print(f"{name}: {self.clips.present}")
         mine = len(self.clips) // fabric.world_size
-        if mine < self.size:
-            raise ConfigError(f"training.batch_size {self.size} is larger than the {mine} clips of {name!r}")
+        if fault := datasets.too_few(config, mine):
+            raise ConfigError(fault)
         self.count = mine // self.size
         if config.data.in_memory:
             self.clips = datasets.load_in_memory(self.clips, fabric.device)

@@ -78,6 +78,7 @@ def make_clone(folder, **texts):
     for file in ("sslib/config.py", "notebooks/configs/tiny.yaml"):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text("exp_prefix: tests\nexp_name: tiny\n" if file.endswith("yaml") else "")
+    (folder / "data" / "vggsound").mkdir(parents=True, exist_ok=True)  # the default data.root
     for name, made in texts.items():
         nbformat.write(made, folder / "notebooks" / f"{name.strip('_')}.ipynb")
     return folder / "notebooks" / "configs" / "tiny.yaml"
@@ -209,8 +210,13 @@ def test_finished_notebooks_are_skipped_until_something_changes(finished, tmp_pa
     ablations = clone / "notebooks/03_ablations.ipynb"
     assert workbook._digest(ablations, load(config, changes), root, folder) != before  # 02 ran again
     first = clone / "notebooks/01_data_preparation.ipynb"
-    digests = {workbook._digest(first, load(config, {"seed": seed}), root, folder) for seed in (0, 1)}
-    assert len(digests) == 2
+
+    def digests(file, changes):
+        return {workbook._digest(file, load(config, change), root, folder) for change in ({}, changes)}
+
+    rate, size = {"training": {"learning_rate": 0.1}}, {"data": {"image_size": 32}}
+    assert [len(digests(training, changes)) for changes in (rate, size)] == [2, 2]
+    assert [len(digests(first, changes)) for changes in (rate, size)] == [1, 2]  # 01 does not train
     workbook.run(config, only=("03",), force=True, overrides=changes, index=False)  # its variants too
     assert results(clone / "reports/tests/tiny/variants/base/02_training.ipynb") == "['edited', True]"
 
@@ -327,16 +333,51 @@ def test_failing_cell(tmp_path, capfd):
     folder = tmp_path / "reports/tests/tiny"
     folder.mkdir(parents=True)
     (folder / "01_data_preparation.html").write_text("of an earlier run")
+    (folder / "01_data_preparation.ipynb").write_text("of an earlier run")
     result = CliRunner().invoke(app, ["run", str(config), "--only", "1"])
     assert result.exit_code == 1
     assert "01_data_preparation.ipynb: cell" in result.stderr and "KeyError: 'no such clip'" in result.stderr
     assert "Traceback (most recent call last)\n  File" not in result.stderr
     assert "KeyboardInterrupt" not in capfd.readouterr().err  # a kernel logs one after each failing cell
-    assert [file.name for file in folder.iterdir()] == ["01_data_preparation.failed.ipynb"]
+    names = [f"01_data_preparation{suffix}" for suffix in (".failed.ipynb", ".html", ".ipynb")]
+    assert sorted(file.name for file in folder.iterdir()) == names
+    assert [(folder / name).read_text() for name in names[1:]] == ["of an earlier run"] * 2
+    assert f"{folder / names[1]} stays as it was: it is of an earlier run" in result.stderr
     nbformat.write(notebook("# Repaired"), tmp_path / "notebooks" / "01_data_preparation.ipynb")
     workbook.run(config, only=("01",), index=False)
     assert sorted(file.suffixes[-1] for file in folder.iterdir()) == [".html", ".ipynb"]
     assert not list(folder.glob("*.failed.ipynb"))
+
+
+def test_a_good_page_stays_until_its_successor_is_good(tmp_path, capsys):
+    cell = "---\nassert overrides.get('seed', 0) < 5, 'seed'\noverrides.get('seed', 0)"
+    config = make_clone(tmp_path, _02_training=notebook("# Training\n" + cell, PARAMETERS + "retrain = False"))
+    index = nbformat.read(ROOT / "notebooks" / "index.ipynb", as_version=4)
+    nbformat.write(index, tmp_path / "notebooks" / "index.ipynb")
+    folder = tmp_path / "reports/tests/tiny"
+    workbook.run(config)
+    page = (folder / "02_training.html").read_text()
+    with pytest.raises(workbook.NotebookError, match="is of an earlier run"):
+        workbook.run(config, overrides={"seed": 7})
+    assert (folder / "02_training.html").read_text() == page and results(folder / "02_training.ipynb") == "0"
+    card = BeautifulSoup((tmp_path / "reports/index.html").read_text(), "html.parser").find("section")
+    links = {link.text: link["href"] for link in card.find_all("a")}
+    assert "02 training (the newest try failed)" in card.text and "02 training" in links
+    capsys.readouterr()
+    workbook.run(config, index=False)  # what failed may have changed the run: it is not taken for finished
+    assert "skipped" not in capsys.readouterr().out and not list(folder.glob("*.failed.ipynb"))
+
+
+def test_an_error_of_sslib_is_a_sentence_and_a_bug_a_traceback(tmp_path):
+    for cell, says in (
+        ("from sslib.config import ConfigError\n\ndef f():\n    raise ConfigError('too few clips')\nf()", ""),
+        ("def f():\n    raise KeyError('a bug')\nf()", "----> "),
+    ):
+        config = make_clone(tmp_path, _01_data_preparation=notebook(f"# Data\n---\n{cell}"))
+        result = CliRunner().invoke(app, ["run", str(config)])
+        assert result.exit_code == 1 and says in result.stderr
+        assert ("def f()" in result.stderr) == bool(says)
+        assert ("  ConfigError: too few clips\n" in result.stderr) == (not says)
 
 
 def test_wrong_notebooks_are_refused_before_anything_runs(tmp_path):
@@ -379,6 +420,7 @@ def test_command_line_errors_are_one_message(tmp_path):
         ([str(config), "--set", "training.learning_rate=.nan"], "training.learning_rate"),
         ([str(config), "--set", "ablations.variants.a.seed=.nan"], "plain finite values"),
         ([str(config), "--set", "data.raw=nowhere"], "data.raw: there is no folder"),
+        ([str(config), "--set", "data.root=nowhere"], "data.root: there is no folder"),
     ):
         result = CliRunner().invoke(app, ["run", *arguments])
         assert result.exit_code == 2 and message in result.stderr and "Traceback" not in result.stderr

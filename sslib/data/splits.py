@@ -25,13 +25,22 @@ class Renewed(NamedTuple):
     added: int  # clips
     removed: int
 
+    def __str__(self) -> str:
+        if not self.ours:
+            return "A person wrote or changed them: they stay as they are."
+        gone = f", {self.removed:,} taken out, whose files are gone" * bool(self.removed)
+        return f"Written here: {self.added:,} clips are new{gone}."
+
 
 def renew(layout: Layout, names: Sequence[str]) -> Renewed:
     """Divide the list ``all`` into `names` (training first), or add to them what is new, unless a person wrote one.
 
     What is in a list stays there; only clips whose file was removed leave it, unless none would be left.
-    ``splits/automatic.json`` says what was written here: a list that is another one now is a person's.
+    ``splits/automatic.json`` says what was written here: a list that is another one now is a person's. Raises
+    ``InputError`` when there are no clips, or fewer videos than lists.
     """
+    if (layout.root / "manifest.csv").is_file() and not layout.manifest():
+        raise InputError(f"{layout.root}: no video became a clip; its manifest.csv says why, for each file")
     names, record = list(dict.fromkeys(names)), layout.root / "splits" / "automatic.json"
     made = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     there = {name: layout.ids(name) for name in names if layout.split(name).exists()}

@@ -37,6 +37,7 @@ from sslib.report.text import format_date
 from sslib.stamps import library as stamps
 
 PREPARATION = "01_data_preparation"
+PREPARED = {"data": True, "front_end": True, "training": {"batch_size"}, "evaluation": {"image_size"}}  # what it uses
 
 
 class NotebookError(SslibError):
@@ -87,7 +88,7 @@ def run(
             _step(notebook, config, root, parameters, force)
         except NotebookError as error:
             failure = error
-        pages.link_pages(folder, root / "reports")  # the page of a failed one is gone: nothing may lead to it
+        pages.link_pages(folder, root / "reports")
         if failure:
             break
     if index:
@@ -141,6 +142,9 @@ def _choose(folder: Path, only: tuple[str, ...], data: Data) -> list[Path]:
     if data.raw and not data.raw.is_dir() and any(path.stem == PREPARATION for path in chosen):
         advice = "name the folder of your videos, or run the other notebooks alone (--only 02,03,04)"
         raise ConfigError(f"data.raw: there is no folder {data.raw}: {advice}")
+    if not (data.raw or data.stamps or data.root.is_dir()):
+        advice = f"`python -m sslib prepare VIDEOS {data.root}` makes it from videos"
+        raise ConfigError(f"data.root: there is no folder {data.root}: {advice}; data/README.md, from published data")
     return chosen
 
 
@@ -171,7 +175,8 @@ def _step(notebook: Path, config: Config, root: Path, parameters: dict[str, Any]
     """Execute one notebook unless it is finished, and say so in one line."""
     folder, data = experiment_folder(config, root), Layout(config.data.root)
     target, digest, lists = folder / notebook.name, _digest(notebook, config, root, folder), data.fingerprint()
-    known = _stamp(target) if target.with_suffix(".html").exists() else {}
+    failed = target.with_suffix(".failed.ipynb").exists()  # the newest try, which may have changed the run
+    known = _stamp(target) if target.with_suffix(".html").exists() and not failed else {}
     print(f"{notebook.stem} ", end="", flush=True)
     if not force and (known.get("digest"), known.get("lists")) == (digest, lists):
         print("finished before, skipped", flush=True)
@@ -183,8 +188,8 @@ def _step(notebook: Path, config: Config, root: Path, parameters: dict[str, Any]
 
     try:
         seconds = _execute(notebook, target, parameters, stamp, show_code=True)
-    except BaseException:
-        print("failed", flush=True)
+    except BaseException as error:
+        print("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", flush=True)
         raise
     print(f"{seconds:.0f} s", flush=True)
 
@@ -194,7 +199,8 @@ def _execute(
 ) -> float:
     """Execute `notebook`, leave ``target`` (.ipynb) and its page beside it, or ``*.failed.ipynb`` and an error.
 
-    It is a failed one until its last cell has run and what `stamp` returns was noted. Returns the seconds that it took.
+    It is a failed one until its last cell has run and what `stamp` returns was noted; a page of an earlier run stays
+    until then. Returns the seconds that it took.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     failed, page = target.with_suffix(".failed.ipynb"), target.with_suffix(".html")
@@ -213,9 +219,8 @@ def _execute(
         failed.unlink(missing_ok=True)
         return seconds
     except Exception as error:
-        target.unlink(missing_ok=True)  # a page of an earlier state beside a failed run would mislead
-        page.unlink(missing_ok=True)
-        raise NotebookError(f"{notebook.name}: {_reason(error)}\nkept as {failed}") from error
+        kept = f"\n{page} stays as it was: it is of an earlier run" if page.exists() else ""
+        raise NotebookError(f"{notebook.name}: {_reason(error)}\nkept as {failed}{kept}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -229,15 +234,18 @@ def _reason(error: Exception) -> str:
 def _digest(notebook: Path, config: Config, root: Path, folder: Path) -> str:
     """Identify what a notebook's results depend on: its text, the configuration, sslib, and the runs before its own.
 
-    Of notebook 01 also the files that clips are made from. Lists and annotations are compared apart (`_step`).
+    Of notebook 01 also the files that clips are made from, and of the configuration what it uses: it may read much.
+    Lists and annotations are compared apart (`_step`).
     """
-    settings = json.dumps(config.model_dump(mode="json"), sort_keys=True).replace(str(root), "")
+    first = notebook.stem == PREPARATION
+    settings = json.dumps(config.model_dump(mode="json", include=PREPARED if first else None), sort_keys=True)
+    settings = settings.replace(str(root), "")
     files = [path for path in Path(sslib.__file__).parent.rglob("*.*") if path.suffix in {".py", ".csv", ".j2", ".css"}]
     code = [path.read_text(encoding="utf-8") for path in sorted(files)]
     earlier = [path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")) if path.name[:2] < notebook.name[:2]]
     before = list(filter(None, map(_stamp, earlier)))
     cells = _cells(nbformat.read(notebook, as_version=4))
-    sources = _sources(config.data) if notebook.stem == PREPARATION else []
+    sources = _sources(config.data) if first else []
     return layout.digest([settings, code, cells, before, sources])
 
 
