@@ -41,6 +41,7 @@ from sslib.data.layout import Layout
 from sslib.data.media import ClipWindow
 from sslib.evaluation.bootstrap import bootstrap
 from sslib.report import figures, galleries, text
+from sslib.report.galleries import Cell
 from sslib.report.text import show
 from sslib.stamps import scenes
 
@@ -318,7 +319,7 @@ if fault := datasets.too_few(settings, there.sum()):
 # %% [markdown]
 # ### Training and test clips
 #
-# Training clips are pictures above the spectrogram of their sound, under their class where it is known, else their id;
+# Training clips are pictures, their sound, and its spectrogram, under their class where it is known, else their id;
 # nothing marks where the sound comes from.
 
 # %% tags=["teach"]
@@ -328,7 +329,15 @@ waveforms = torch.stack([clip["waveform"] for clip in some])
 heard = features.spectrograms(waveforms, settings)[:, 0]  # (B, F, T)
 classes = clips.set_index("clip_id")["class"].to_dict()
 titles = [figures.printable(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
-figures.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.numpy())
+pictures = [
+    Cell(title, clip["image"].numpy(), {}, clip["waveform"].numpy())
+    for title, clip in zip(titles, some, strict=True)
+]
+spectra = [
+    Cell(f"sound of {title}", figures.paint(one.numpy()))
+    for title, one in zip(titles, heard, strict=True)
+]
+show(*(galleries.gallery(pictures[i : i + 3] + spectra[i : i + 3], rate, 3) for i in (0, 3)))
 
 # %% [markdown] tags=["optional"]
 # Test clips come with the outline of the sounding object (green) and its box (dashed); clips of one scene stand side by
@@ -337,12 +346,14 @@ figures.contact_sheet([clip["image"].numpy() for clip in some], titles, heard.nu
 # %%
 annotated = bool(layout.annotations(data.tests[0]))
 test = datasets.AVDataset(settings, data.tests[0], annotated=annotated, loader="folders")
-some = [test[i] for i in range(min(6, len(test)))]
+some = [test[i] for i in range(min(4, len(test)))]
 if annotated:
-    images = [clip["image"].numpy() for clip in some]
-    masks = [None if clip["mask"] is None else clip["mask"].numpy() for clip in some]
-    titles = [f"sound: {classes[clip['clip_id']] or clip['clip_id']}" for clip in some]
-    show(figures.localization(images, {}, [clip["boxes"] for clip in some], masks, titles))
+    cells = []
+    for clip in some:
+        name = f"♪ {classes[clip['clip_id']] or clip['clip_id']}"
+        outlines = galleries.outlines(clip["boxes"], clip["mask"])
+        cells.append(Cell(name, clip["image"].numpy(), outlines, clip["waveform"].numpy()))
+    show(galleries.gallery(cells, rate))
 
 # %% [markdown]
 # ## Can it be trusted?

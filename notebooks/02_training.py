@@ -232,7 +232,7 @@ else:
         picture = figures.overlay(clip["image"].numpy(), maps[0, node].numpy())
         cells.append(Cell(f"node {node} · {often[node]:.0%}", picture))
     show(
-        galleries.gallery(cells, rate, columns=5, maps=True),
+        galleries.gallery(cells, rate, columns=5, bright="the node looks here"),
         f"{mostly} of {len(often)} nodes are foreground for most sounds (at least half of the time); their mean is "
         f"the map that localizes without sound. The most frequent one is foreground for {often.max():.0%} of the "
         f"clips, the least frequent for {often.min():.0%}.",

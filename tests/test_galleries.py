@@ -109,5 +109,9 @@ def test_a_scene_is_one_picture_with_each_of_its_sounds():
 
 def test_a_gallery_of_maps_says_what_its_colours_mean():
     cells = [Cell("a", np.zeros((3, 2, 2), np.uint8))]
-    text = {maps: BeautifulSoup(galleries.gallery(cells, 8000, maps=maps).data, "html.parser").text for maps in (0, 1)}
-    assert "heard here" in text[1] and "heard here" not in text[0]
+    said = BeautifulSoup(galleries.gallery(cells, 8000, bright="heard here").data, "html.parser")
+    assert said.find("p").text == "elsewhere  heard here. A click enlarges a picture."
+    assert said.find("p").find("span")["style"].count("#") >= len(galleries.SCALE)
+    assert not BeautifulSoup(galleries.gallery(cells, 8000).data, "html.parser").find("p")
+    outlined = galleries.gallery([cells[0]._replace(outline={"box": "M0 0H1Z"})], 8000, bright="heard here")
+    assert "Outlined: what sounds" in outlined.data

@@ -102,17 +102,13 @@ def outline(axes: Axes, size: int, boxes: np.ndarray | None = None, mask: np.nda
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, **style))
 
 
-def contact_sheet(images: Arrays, titles: Sequence[str], spectrograms: Arrays = (), columns: int = 8) -> Figure:
-    """Draw images, uint8 (3, H, W), in rows of `columns`, each under its title and above its spectrogram (F, T)."""
-    lines, size = (2, 1.6) if len(spectrograms) else (1, 1.3)
-    figure, axes = grid(lines * -(-len(images) // columns), min(columns, len(images)), size, size - 0.07)
+def contact_sheet(images: Arrays, titles: Sequence[str], columns: int = 8) -> Figure:
+    """Draw images, uint8 (3, H, W), in rows of `columns`, each under its title."""
+    figure, axes = grid(-(-len(images) // columns), min(columns, len(images)), 1.3, 1.23)
     for axis in axes.flat:
         bare(axis)
-    for axis, image, title in zip(axes[::lines].flat, images, titles, strict=False):
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
         show_image(axis, image, title)
-    for axis, spectrogram in zip(axes[1::lines].flat if lines == 2 else (), spectrograms, strict=False):
-        axis.imshow(spectrogram, origin="lower", aspect="auto", cmap=HEAT)
-        axes[-1, 0].set(xlabel="time →", ylabel="frequency →")
     return figure
 
 

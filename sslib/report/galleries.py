@@ -34,8 +34,8 @@ class Cell(NamedTuple):
     alt: str = ""
 
 
-def gallery(cells: Iterable[Cell], rate: int, columns: int = 4, maps: bool = False) -> HTML:
-    """Return cells in rows of at most `columns`, with sounds at `rate` Hz; with `maps` also what their colours mean."""
+def gallery(cells: Iterable[Cell], rate: int, columns: int = 4, bright: str = "") -> HTML:
+    """Return cells in rows of at most `columns`, sounds at `rate` Hz, with a colour bar that says what is `bright`."""
     shown = [
         {
             "caption": cell.caption,
@@ -46,7 +46,7 @@ def gallery(cells: Iterable[Cell], rate: int, columns: int = 4, maps: bool = Fal
         }
         for cell in cells
     ]
-    given = {"cells": shown, "columns": columns, "scale": SCALE if maps else [], "truth": TRUTH}
+    given = {"cells": shown, "columns": columns, "scale": SCALE, "bright": bright, "truth": TRUTH}
     return HTML(HTML_TEMPLATES.get_template("gallery.html.j2").render(given))
 
 
@@ -128,7 +128,7 @@ class Gallery:
 
     def show(self, rows: Sequence[Sequence[Cell]]) -> HTML:
         """Return rows of :meth:`clip` or :meth:`scene` below each other, with what the colours of maps mean."""
-        return gallery(chain(*rows), self.rate, max(map(len, rows)), maps=True)
+        return gallery(chain(*rows), self.rate, max(map(len, rows)), bright="heard here")
 
     def _map(self, clip_id: str, kind: str, label: str, limits: tuple[float, float] | None = None) -> Cell:
         """Return one map over its grey picture, and the sound that it was made with."""
