@@ -324,20 +324,25 @@ if fault := datasets.too_few(settings, there.sum()):
 
 # %% tags=["teach"]
 training = datasets.AVDataset(settings, data.train, loader="folders")
-some = [training[i] for i in np.linspace(0, len(training) - 1, 6).astype(int)]
+some = [training[i] for i in np.unique(np.linspace(0, len(training) - 1, 6).astype(int))]
 waveforms = torch.stack([clip["waveform"] for clip in some])
 heard = features.spectrograms(waveforms, settings)[:, 0]  # (B, F, T)
 classes = clips.set_index("clip_id")["class"].to_dict()
 titles = [figures.printable(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
+pairs = zip(titles, some, strict=True)
 pictures = [
-    Cell(title, clip["image"].numpy(), {}, clip["waveform"].numpy())
-    for title, clip in zip(titles, some, strict=True)
+    Cell(name, clip["image"].numpy(), {}, clip["waveform"].numpy()) for name, clip in pairs
 ]
 spectra = [
     Cell(f"sound of {title}", figures.paint(one.numpy()))
     for title, one in zip(titles, heard, strict=True)
 ]
-show(*(galleries.gallery(pictures[i : i + 3] + spectra[i : i + 3], rate, 3) for i in (0, 3)))
+show(
+    *(
+        galleries.gallery(pictures[i : i + 3] + spectra[i : i + 3], rate, 3)
+        for i in range(0, len(some), 3)
+    )
+)
 
 # %% [markdown] tags=["optional"]
 # Test clips come with the outline of the sounding object (green) and its box (dashed); clips of one scene stand side by
@@ -544,14 +549,15 @@ show(
     f"frames, one every {1000 * front_end.hop / rate:.1f} ms. The picture is {clip['image'].shape[2]} pixels square."
 )
 
-# %% [markdown]
+# %% [markdown] tags=["optional"]
 # ## Look around
 #
-# Choose any of the first thousand clips (in JupyterLab; a saved page shows no menu, and the figures above stand for it).
+# Choose any of the first 300 clips of each list (in JupyterLab; a saved page has no menu).
 
 # %%
-places = {clip_id: (split, i) for split in names for i, clip_id in enumerate(layout.ids(split))}
-menu = ipywidgets.Dropdown(options=list(places)[:1000], description="clip")
+places = {one: (split, i) for split in splits for i, one in enumerate(layout.ids(split)[:300])}
+options = [(f"{split}: {classes[one] or ''} ({one})", one) for one, (split, _) in places.items()]
+menu = ipywidgets.Dropdown(options=options, description="clip", layout={"width": "30em"})
 view = ipywidgets.Output()
 
 
@@ -561,9 +567,10 @@ def update(change):
     clip = datasets.AVDataset(settings, split, loader="folders")[index]
     waveform = clip["waveform"].numpy() / 32768
     bands = features.spectrograms(clip["waveform"][None], settings)[0, 0].numpy()
-    show(figures.clip_detail(clip["image"].numpy(), waveform, bands, data.seconds, kind))
-    show(Audio(waveform, rate=rate))
+    drawn = figures.clip_detail(clip["image"].numpy(), waveform, bands, data.seconds, kind)
+    show(drawn, Audio(waveform, rate=rate))
 
 
 menu.observe(update, names="value")
+update(None)
 display(menu, view)

@@ -1,8 +1,14 @@
 """Pages made of notebooks that were never run: their outputs are written by hand."""
 
+import base64
+import io
+
 import nbformat
+import numpy as np
+import pandas as pd
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
 
 from sslib.report import pages
 
@@ -94,3 +100,46 @@ def test_optional_parts_that_show_nothing_are_left_out():
     cells += [new_markdown_cell("plain"), new_code_cell("e = 1")]
     left = [cell.source for cell in pages.tidy(new_notebook(cells=cells)).cells]
     assert left == ["# Title", "full", "c = 1", "d", "plain", "e = 1"]
+
+
+def test_heads_of_tables_say_what_they_head(tmp_path):
+    table = pd.DataFrame({"a": [1]}, index=["b"])
+    outputs = [
+        nbformat.v4.new_output("display_data", {"text/html": html})
+        for html in (
+            table._repr_html_(),
+            table.style.to_html(),
+            '<table><tbody><tr><th scope="rowgroup">g</th></tr></table>',
+        )
+    ]
+    soup = page(
+        tmp_path, new_markdown_cell("| x | y |\n|---|---|\n| 1 | 2 |"), new_code_cell("show()", outputs=outputs)
+    )
+    scopes = [[(head.text.strip(), head["scope"]) for head in one.find_all("th")] for one in soup.find_all("table")]
+    assert scopes[0] == [("x", "col"), ("y", "col")]
+    assert [[pair for pair in one if pair[0]] for one in scopes[1:3]] == [[("a", "col"), ("b", "row")]] * 2
+    assert scopes[3] == [("g", "rowgroup")]
+
+
+def test_pictures_are_small_and_grow_at_a_click(tmp_path):
+    rng = np.random.default_rng(0)
+    drawing = np.zeros((200, 200, 3), np.uint8)
+    drawing[50:60] = [255, 0, 0]
+    photograph = rng.integers(0, 256, (200, 200, 3)).astype(np.uint8)
+    for image, exact in ((drawing, True), (photograph, False)):
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        data = base64.b64encode(buffer.getvalue()).decode()
+        output = nbformat.v4.new_output("display_data", {"image/png": data}, metadata={"image/png": {"width": 90}})
+        shown = page(tmp_path, new_markdown_cell("What it is."), new_code_cell("show()", outputs=[output])).find("img")
+        kind, _, encoded = shown["src"].partition(";base64,")
+        assert kind == "data:image/webp" and shown["alt"] == "What it is." and shown["width"] == "90"
+        assert shown.find_parent("details", class_="zoom") and not shown.find_parent("details").has_attr("open")
+        found = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+        assert np.array_equal(found, image) == exact and len(encoded) < len(data)
+
+
+def test_what_was_printed_is_a_folded_log(tmp_path):
+    printed = nbformat.v4.new_output("stream", text="epoch 1\nepoch 2\n")
+    log = page(tmp_path, new_code_cell("fit()", outputs=[printed])).find_all("details")[-1]
+    assert log.find("summary").text == "Log · 2 lines" and "epoch 2" in log.find("pre").text

@@ -45,6 +45,7 @@ FUNCTION = re.compile(
 NAVIGATION = re.compile(r'<nav class="pages">.*?</nav>', re.DOTALL)
 LINK = re.compile(r"</?a\b[^>]*>")
 HEADING = re.compile(r'<h([23])([^>]*) id="([^"]+)"([^>]*)>(.*?)</h\1>', re.DOTALL)
+TABLE_PART, HEAD = re.compile(r"<(thead|tbody)\b.*?</\1>", re.DOTALL), re.compile(r"<th\b(?![^>]*\bscope=)")
 DRAWING = 4096  # colours at most; photographs have more
 FEWEST_HEADINGS = 3  # fewer are seen at a glance
 
@@ -101,7 +102,7 @@ def export(notebook: NotebookNode, folder: Path, show_code: bool = True, note: s
     exporter.register_filter("embed", lambda picture: embed(*picture))
     exporter.register_filter("mathml", lambda source: mathml(source.strip().strip("$"), "block"))
     resources = {"metadata": {"name": title(notebook), "path": str(folder)}, "note": note}
-    return add_contents(exporter.from_notebook_node(notebook, resources=resources)[0])
+    return add_contents(scope_heads(exporter.from_notebook_node(notebook, resources=resources)[0]))
 
 
 def embed(kind: str, data: str) -> str:
@@ -116,6 +117,15 @@ def embed(kind: str, data: str) -> str:
             encoded = encode_webp(image, lossless=True) if drawing else encode_webp(image, quality=85)
         kind, data = "image/webp", base64.b64encode(encoded).decode()
     return f"data:{kind};base64,{data.strip()}"
+
+
+def scope_heads(page: str) -> str:
+    """Say of every table's heads whether they stand above a column or before a row, where it is not said."""
+
+    def scoped(part: re.Match) -> str:
+        return HEAD.sub(f'<th scope="{"col" if part[1] == "thead" else "row"}"', part[0])
+
+    return TABLE_PART.sub(scoped, page)
 
 
 def add_contents(page: str) -> str:
