@@ -205,7 +205,7 @@ panels = {
     "localization loss": ["localization", "val_loss"],
     "own sound found": ["accuracy", "val_accuracy"],
 }
-if history["val_pointing"].notna().any():
+if "val_pointing" in history and history["val_pointing"].notna().any():
     panels["on the boxes"] = ["val_pointing", "val_success"]
 scale = f"The learned scale went from {settings.model.initial_scale:.1f} to {last['scale']:.1f}."
 show(figures.curves({"run": history}, panels), f"{text.overfitting(history)} {scale}")

@@ -481,7 +481,7 @@ def test_a_long_video_becomes_clips(raw, tmp_path, long):
     data = tmp_path / "data"
     shutil.copy(long, raw / "long.mkv")
     done = run(raw, data, clip_seconds=2.0)
-    assert str(done).startswith("4 of 5 ready, 1 rejected: clips of 3 files\n     1  a silent sound track")
+    assert str(done).startswith("4 of 5 ready, 1 rejected (parts of 3 files)\n     1  a silent sound track")
     layout = Layout(data)
     assert layout.ids("all") == ["a", "b", "long@000000", "long@000004"]
     for clip_id, expected in (("long@000000", [0, 25]), ("long@000004", [100]), ("a", [0, 25])):

@@ -97,7 +97,7 @@ class Prepared(NamedTuple):
     manifest: Path
 
     def __str__(self) -> str:
-        cut = f": clips of {self.files} files" if self.files < self.total else ""
+        cut = f" (parts of {self.files} files)" if self.files < self.total else ""
         lines = [f"{self.ready} of {self.total} ready, {self.reasons.total()} rejected{cut}"]
         lines += [f"{count:6}  {reason}" for reason, count in self.reasons.most_common()]
         return "\n".join([*lines, f"every file and its outcome: {self.manifest}"])
