@@ -72,12 +72,26 @@ def test_pages_are_whole_and_need_no_network(finished):
         assert all(len(soup.find_all(id=link["href"][1:])) == 1 for link in contents), page
         assert not [code for code in soup.find_all(class_="source") if not code.find_parent("details")], page
         assert not re.findall(r"url\((?!['\"]?data:)|@import", " ".join(tag.text for tag in soup.find_all("style")))
+        assert page.stat().st_size < 5e6 and all(head["scope"] for head in soup.find_all("th")), page
         assert all(image.get("alt") and "No description" not in image["alt"] for image in soup.find_all("img")), page
         for code in soup.find_all(class_="source"):
             code.decompose()
         assert "Traceback" not in soup.text and "nan" not in re.findall(r"\w+", soup.text), page
         if page.stem in PAGES:
             assert "generated clips" in soup.text.lower(), f"{page} must say that these are not real data"
+
+
+def test_sounds_lie_beside_their_pictures_and_04_begins_with_the_answer(finished):
+    folder = finished / "reports" / "smoke" / "generated"
+    soups = {name: BeautifulSoup((folder / f"{name}.html").read_text(), "html.parser") for name in PAGES}
+    for name in (PAGES[0], PAGES[1], PAGES[3]):
+        heard = [figure for figure in soups[name].find_all("figure") if figure.find("audio")]
+        assert len(heard) >= 4 and all(figure.find("figcaption").text for figure in heard), name
+        assert all(figure.find("img") for figure in heard) or name == PAGES[0]  # recordings of its material have none
+    first = soups[PAGES[3]].find("h2")
+    assert len(first.find_all_previous("img")) >= 3 and len(first.find_all_previous("audio")) >= 2
+    answer = first.find_previous("strong").find_parent("p").text
+    assert answer.count(" %") >= 1 and "Its own sound instead of another one adds" in answer
 
 
 def test_a_second_run_skips_everything(finished):
