@@ -48,6 +48,8 @@ def test_values_with_their_intervals():
     row = {"value": 0.612, "low": -0.0501, "high": 0.7}
     assert text.format_interval(row, percent=True) == "61.2 [−5.0, 70.0]"
     assert text.format_interval(row, percent=True, sign=True) == "+61.2 [−5.0, +70.0]"
+    narrow = {"value": -0.0004, "low": -0.0009, "high": -0.0002}
+    assert text.format_interval(narrow, percent=True) == "−0.04 [−0.09, −0.02]"
 
 
 def tables(summary, protocol, leading):

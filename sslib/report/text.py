@@ -48,7 +48,8 @@ def format_interval(row: Mapping[str, Any], *, sign: bool = False, percent: bool
     """
     if not np.isfinite(row["value"]):
         return "–"
-    form, scale = ("+" if sign else "") + (".1f" if percent else ".3f"), 100 if percent else 1
+    digits = 3 if not percent else 2 if 0 < row["high"] - row["low"] < 0.002 else 1  # else −0.0 [−0.1, −0.0]
+    form, scale = ("+" if sign else "") + f".{digits}f", 100 if percent else 1
     value, low, high = (f"{scale * row[key]:{form}}" for key in ("value", "low", "high"))
     return f"{value} [{'one recording' if row.get('clusters', 2) < 2 else f'{low}, {high}'}]".replace("-", "−")
 
