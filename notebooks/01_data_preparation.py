@@ -555,7 +555,7 @@ show(
 # Choose any of the first 300 clips of each list (in JupyterLab; a saved page has no menu).
 
 # %%
-places = {one: (split, i) for split in splits for i, one in enumerate(layout.ids(split)[:300])}
+places = {one: (split, i) for split in names for i, one in enumerate(layout.ids(split)[:300])}
 options = [(f"{split}: {classes[one] or ''} ({one})", one) for one, (split, _) in places.items()]
 menu = ipywidgets.Dropdown(options=options, description="clip", layout={"width": "30em"})
 view = ipywidgets.Output()

@@ -199,7 +199,7 @@ def test_experiments_are_cards(tmp_path, pointing):
         ("01 data", "a/<b>/01_data.html"),
         ("v", "a/<b>/variants/v/04_evaluation.html"),
     ]
-    assert "02 training (failed)" in failed.text and not failed.find("a")
+    assert "02 training (the newest try failed)" in failed.text and not failed.find("a")
     # sorted and filtered by the style sheet: by decreasing value, and by what stands before the slash
     ranks = [re.search(r"--pointing:\s*(-?\d+); --gain:\s*(-?\d+)", one["style"]).groups() for one in (card, failed)]
     assert ranks == [("-5000", "-1000"), ("10001", "10001")]
