@@ -10,12 +10,11 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
-from torchvision.transforms.functional import normalize
 
 from sslib.config import Augment, Config
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+IMAGENET_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
 
 def log_spectrogram(
@@ -79,7 +78,7 @@ def images(image: UInt8[Tensor, "B 3 H W"], config: Config, augment: bool = Fals
     values = image.float() / 255
     if augment:
         values = augment_colour(values, config.training.augment)
-    return normalize(values, IMAGENET_MEAN, IMAGENET_STD)
+    return (values - IMAGENET_MEAN.to(values.device)) / IMAGENET_STD.to(values.device)
 
 
 def random_crop(image: UInt8[Tensor, "B 3 H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B 3 size size"]:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.models.resnet import BasicBlock, conv1x1
 
 from sslib.config import InputError, Model
 
@@ -25,7 +24,7 @@ class Output(NamedTuple):
 
 
 def resnet_encoder(channels: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> nn.Sequential:
-    """Build a residual network without classifier, layer4 with stride 1, of torchvision's blocks and parameter names.
+    """Build a residual network without classifier, layer4 with stride 1, with torchvision's parameter names.
 
     At ``width=64, blocks=(2, 2, 2, 2)`` it is ResNet-18 and loads its weights. It reduces an image 16 times and has
     ``8 * width`` channels.
@@ -48,12 +47,32 @@ def resnet_encoder(channels: int, width: int = 64, blocks: tuple[int, ...] = (2,
     return network.to(memory_format=torch.channels_last)  # a third faster convolutions, on CPUs too
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016), 1x1 where the shape changes.
+
+    Torchvision's own takes 3.5 s and 170 MB to import: it brings torch's compiler along.
+    """
+
+    def __init__(self, inside: int, outside: int, stride: int):
+        super().__init__()
+        shortcut = None
+        if stride != 1 or inside != outside:
+            shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.downsample = shortcut  # made first and named last, as torchvision does: the same random weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True))) + shortcut, inplace=True)
+
+
 def _stage(inside: int, outside: int, count: int, stride: int) -> nn.Sequential:
-    shortcut = None
-    if stride != 1 or inside != outside:
-        shortcut = nn.Sequential(conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
-    first = BasicBlock(inside, outside, stride, shortcut)
-    return nn.Sequential(first, *(BasicBlock(outside, outside) for _ in range(count - 1)))
+    return nn.Sequential(
+        BasicBlock(inside, outside, stride), *(BasicBlock(outside, outside, 1) for _ in range(count - 1))
+    )
 
 
 class VisualReasoning(nn.Module):

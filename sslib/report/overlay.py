@@ -38,7 +38,7 @@ from sslib.report import figures
 from sslib.report.text import HTML_TEMPLATES, say
 
 SILENT = -60.0  # dBFS: a window whose RMS is below holds nothing to localize
-PART, BATCH = 300, 16  # moments of one part, and of one pass through the model
+PART, BATCH = 300, 8  # moments of one part, and of one pass through the model
 EMBEDDED = 50_000_000  # bytes: a larger video stays beside its page
 VISIBLE, UNSEEN, UNHEARD = "visible", "no visible source", "silence"
 COLOURS = (figures.HEAT(np.linspace(0, 1, 256))[:, :3] * 255).astype(np.float32)
@@ -72,7 +72,8 @@ def localize_video(model: Localizer, path: Path, out: Path, frame_rate: float = 
         stream.first = sum(map(len, tables))
         moments = iter(stream)
         with tqdm(total=round(stream.claimed * frame_rate) or None, initial=stream.first, unit=" moments") as bar:
-            while part := list(itertools.islice(moments, PART)):
+            while (first := next(moments, None)) is not None:
+                part = itertools.chain([first], itertools.islice(moments, PART - 1))
                 tables.append(_write_part(model, part, parts / f"{len(tables):05}", frame_rate, bar))
         if not tables:
             raise VideoError("not one picture in it can be decoded")
@@ -165,13 +166,12 @@ def _begin(model: Localizer, path: Path, out: Path, frame_rate: float) -> Path:
     return parts
 
 
-def _write_part(model: Localizer, moments: list[Moment], stem: Path, frame_rate: float, bar: Any) -> pd.DataFrame:
+def _write_part(model: Localizer, moments: Iterator[Moment], stem: Path, frame_rate: float, bar: Any) -> pd.DataFrame:
     """Localize, draw and encode some moments: a video without sound, then its table, which makes the part count."""
     rows = []
 
     def drawn() -> Iterator[np.ndarray]:
-        for start in range(0, len(moments), BATCH):
-            batch = moments[start : start + BATCH]
+        while batch := list(itertools.islice(moments, BATCH)):
             visual = model.encode_images([moment.picture for moment in batch])
             maps = model.maps(visual, model.encode_sounds([moment.waveform for moment in batch]))
             for moment, similarity in zip(batch, maps, strict=True):
