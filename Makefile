@@ -25,6 +25,7 @@ ifneq ($(ACTIVE),)
   endif
 endif
 RUN ?= $(VENV)/bin/python
+ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 .PHONY: demo test lab lint clean lock env
 .DEFAULT_GOAL := demo
@@ -36,7 +37,7 @@ test: $(READY)
 	"$(RUN)" -m pytest
 
 lab: $(READY)
-	"$(RUN)" -m jupyter lab notebooks
+	"$(RUN)" -m jupyter lab --config=notebooks/lab/jupyter_server_config.py $(ROOT) notebooks
 
 lint: $(READY)
 	"$(RUN)" -m ruff check .

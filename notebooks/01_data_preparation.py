@@ -313,7 +313,7 @@ table = pd.concat([counts.loc[:, counts.any()], objects], axis=1).rename_axis(No
 show(table, text.presence(clips, layout.present(), data.train))
 warnings.filterwarnings("ignore", "list .* present")  # it has just been said
 there = (clips["split"] == data.train) & clips["clip_id"].isin(layout.present())
-if fault := datasets.too_few(settings, int(there.sum())):
+if fault := splits.too_few(settings, int(there.sum())):
     print(fault)
 
 # %% [markdown]

@@ -25,6 +25,9 @@ def clean_errors() -> Iterator[None]:
     """End with one message instead of a traceback for an error that sslib found itself; a bug keeps its traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on", err=True)
+        sys.exit(130)
     except (SslibError, FileNotFoundError, PermissionError) as error:
         typer.echo(f"sslib: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
@@ -66,49 +69,65 @@ def evaluate(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="a checkpoint, maps by clip id, or runs")],
     config: Annotated[str, typer.Option(metavar="CONFIG", help="of maps: where the test data lie")] = "",
     name: Annotated[str, typer.Option("--list", metavar="NAME", help="of maps: test list (default: the first)")] = "",
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where to write; default: beside the maps")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="where to write; default: beside PATH")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="the PATHs are finished runs: compare them")] = False,
     changes: Changes = [],  # noqa: B006
 ) -> None:
     """Evaluate a checkpoint (run/checkpoint.pt) or maps of any model (a folder or .npz), or compare finished runs.
 
-    Writes clips.csv, summary.json and, of a checkpoint, maps.npz beside it. How maps are named: reports/README.md.
+    Prints the tables; writes clips.csv, summary.json and, of a checkpoint, maps.npz. How maps are named:
+    reports/README.md. Results on other data than those beside a checkpoint need a folder of their own (--out).
     """
     if compare:
         return _compare(paths, out, changes)
     for path in paths:
-        several = out / path.stem if out and len(paths) > 1 else out
-        if path.is_dir() or path.suffix in (".npz", ".npy"):
-            _evaluate_maps(path, config, name, several, changes)
-        elif config or name or out:
-            raise ConfigError(f"{path}: --config, --list and --out are for maps; a checkpoint has its own (--set)")
+        folder = out / path.stem if out and len(paths) > 1 else out
+        places = (path, path / "checkpoint.pt", path / "run" / "checkpoint.pt")
+        found = next((place for place in places if place.is_file() and place.suffix not in (".npz", ".npy")), None)
+        if path.suffix in (".npz", ".npy") or (path.is_dir() and (config or not found)):
+            _evaluate_maps(path, config, name, folder, changes)
+        elif config or name:
+            raise ConfigError(f"{path}: --config and --list are for maps; a checkpoint has its own (--set)")
         else:
-            _evaluate_checkpoint(path, changes)
+            _evaluate_checkpoint(found or path, folder, changes)
 
 
-def _evaluate_checkpoint(path: Path, changes: list[str]) -> None:
+def _evaluate_checkpoint(path: Path, out: Path | None, changes: list[str]) -> None:
     from sslib import checkpoint
+    from sslib.evaluation import comparison
     from sslib.evaluation import run as evaluation
     from sslib.report.galleries import save_thumbnail
 
-    values = merge(checkpoint.load_checkpoint(path)["config"], overrides(changes))
-    settings = resolve(values, root_for(path), str(path))
-    typer.echo(evaluation.evaluate(path.parent, settings))
-    save_thumbnail(path.parent, settings)
+    values, there = checkpoint.load_checkpoint(path)["config"], path.with_name("summary.json")
+    settings = resolve(merge(values, overrides(changes)), root_for(path), str(path))
+    if not out:
+        held = comparison.read_summary(path.parent)["config"] if there.exists() else values
+        held = resolve(held, root_for(path), str(there)).data
+        if (held.root, held.tests) != (settings.data.root, settings.data.tests):
+            what = f"results beside {path} are of {', '.join(held.tests)} in {held.root}"
+            raise ConfigError(f"{what}: give those of other data a folder of their own (--out FOLDER)")
+    summary = evaluation.evaluate(path.parent, settings, out)
+    save_thumbnail(summary.parent, settings)
+    _print_tables(summary)
+
+
+def _print_tables(summary: Path, before: str = "") -> None:
+    from sslib.evaluation import comparison
+    from sslib.report import text
+
+    rows = [row for row in comparison.read_summary(summary.parent)["tables"] if row["protocol"] != "class"]
+    typer.echo(f"{before}{text.tables_text(rows)}\n\n{summary}")
 
 
 def _evaluate_maps(path: Path, config: str, name: str, out: Path | None, changes: list[str]) -> None:
     if not config:
         raise ConfigError(f"{path}: maps need --config CONFIG, which says where their test data lie")
-    from sslib.evaluation import comparison
     from sslib.evaluation import run as evaluation
-    from sslib.report import text
 
     settings = load(config, overrides(changes))
     folder = out or path.with_name(f"{path.stem}-evaluation")
     summary, coverage = evaluation.evaluate_maps(path, settings, name or settings.data.tests[0], folder)
-    rows = [row for row in comparison.read_summary(folder)["tables"] if row["protocol"] != "class"]
-    typer.echo(f"{coverage}\n\n{text.tables_text(rows)}\n\n{summary}")
+    _print_tables(summary, f"{coverage}\n\n")
 
 
 def _compare(paths: list[Path], out: Path | None, changes: list[str]) -> None:

@@ -17,7 +17,7 @@ RESULTS = ("summary.json", "clips.csv", "maps.npz", "thumbnail.png")  # what an 
 # What does not change the weights: where the data lie, what they were made from, how they are read, what is tested.
 NOT_RECIPE = {"data.root", "data.raw", "data.max_seconds", "data.clip_seconds", "data.stamps"}
 NOT_RECIPE |= {"data.loader", "data.require_all", "data.tests"}
-ADVICE = "give the experiment another exp_name, or start over (retrain, --force)"
+ADVICE = "give the experiment another name (--set exp_name=NEW), or start over (--force; in a notebook: retrain = True)"
 
 
 class CheckpointError(InputError):
@@ -35,8 +35,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise CheckpointError(f"{path} is refused: not a file of tensors and plain values only ({reason})") from error
+        raise CheckpointError(
+            f"{path} is refused: no file of tensors only; give run/{NAME} of an experiment"
+        ) from error
     made = state.get("format") if isinstance(state, dict) else None
     if made == 1:
         raise CheckpointError(f"{path} is of an earlier sslib: train again, or use the version it was made with")

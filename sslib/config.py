@@ -6,6 +6,7 @@ YAML before anything runs. All paths resolve against the root of the repository 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -235,7 +236,9 @@ def find(path: str | Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate.resolve()
-    raise ConfigError(f"no configuration file {path}; looked at {', '.join(map(str, candidates))}")
+    known = sorted((root / "notebooks" / "configs").glob("*.yaml")) if root else []
+    there = f"; there are {', '.join(str(file.relative_to(root)) for file in known)}" if known else ""
+    raise ConfigError(f"no configuration file {path}{there}")
 
 
 def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> Config:
@@ -250,7 +253,9 @@ def resolve(values: dict[str, Any], root: Path, name: str = "configuration") -> 
 def _fault(error: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"]) or "(whole file)"
     if error["type"] == "extra_forbidden":
-        return f"  {where}: unknown key (misspelt?)"
+        known = [name for section in Section.__subclasses__() for name in section.model_fields]
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        return f"  {where}: unknown key ({f'did you mean {near[0]}?' if near else 'misspelt?'})"
     return f"  {where}: {error['msg']} (given: {error['input']!r:.80})"
 
 

@@ -113,14 +113,6 @@ class AVDataset(Dataset):
         return {"boxes": boxes, "mask": mask, "annotation": annotation}
 
 
-def too_few(config: Config, clips: int) -> str:
-    """Say that a training list has fewer clips than a batch, and what to do; nothing where it has enough."""
-    size, name = config.training.batch_size, config.data.train
-    smaller = f", or --set training.batch_size={max(2, 2 ** ((clips // 2).bit_length() - 1))}" if clips > 1 else ""
-    says = f"training.batch_size {size} is larger than the {clips} clips of {name!r}: more clips are needed{smaller}"
-    return says if clips < size else ""
-
-
 def _open_store(path: Path, window: ClipWindow) -> Store:
     store = Store(path)
     if store.window not in (None, window):

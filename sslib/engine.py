@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from sslib import checkpoint, datasets, features, losses, metrics
 from sslib.config import Config, ConfigError, SslibError, dump, experiment_folder
 from sslib.data.layout import write_atomic
+from sslib.data.splits import too_few
 from sslib.model import Output, SoundLocalizer
 from sslib.prediction import predict
 
@@ -59,6 +60,8 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int 
         optimizer.load_state_dict(state["optimizer"])
     batches, validate = TrainingBatches(fabric, config), _validation(fabric, config)
     history, data = state["history"] if state else [], checkpoint.data_identity(config)
+    if history:
+        fabric.print(f"goes on after epoch {len(history)} of {config.training.epochs}")
     for epoch in range(len(history) + 1, min(config.training.epochs, stop_after or config.training.epochs) + 1):
         fabric.seed_everything(_epoch_seed(config, epoch, fabric.global_rank), verbose=False)
         started = time.perf_counter()
@@ -94,7 +97,10 @@ def start_fabric(config: Config):
     from lightning_fabric import Fabric
 
     asked = config.training.model_dump(include={"accelerator", "devices", "precision"})
-    fabric = Fabric(**asked, strategy="ddp" if config.training.devices > 1 else "auto")
+    try:
+        fabric = Fabric(**asked, strategy="ddp" if config.training.devices > 1 else "auto")
+    except Exception as error:  # of several kinds: what is asked for is not there
+        raise ConfigError(f"training.accelerator {config.training.accelerator}, devices: {error}") from error
     fabric.launch()
     return fabric
 
@@ -170,7 +176,7 @@ class TrainingBatches:
         self.clips = datasets.AVDataset(config, name, train=True)
         fabric.print(f"{name}: {self.clips.present}")
         mine = len(self.clips) // fabric.world_size
-        if fault := datasets.too_few(config, mine):
+        if fault := too_few(config, mine):
             raise ConfigError(fault)
         self.count = mine // self.size
         if config.data.in_memory:

@@ -53,6 +53,22 @@ def test_fault_is_named_with_its_path(tmp_path, values, where, says):
     assert any(line.strip().startswith(where) and says in line for line in lines), caught.value
 
 
+@pytest.mark.parametrize(
+    "values, meant",
+    [
+        ({"training": {"batchsize": 2}}, "training.batchsize: unknown key (did you mean batch_size?)"),
+        ({"trainin": {}}, "trainin: unknown key (did you mean training?)"),
+        ({"data": {"clipseconds": 3}}, "data.clipseconds: unknown key (did you mean clip_seconds?)"),
+        ({"data": {"zzz": 3}}, "data.zzz: unknown key (misspelt?)"),
+        ({"data": {"clip_seconds": 0.5}}, "data.clip_seconds: Input should be greater than or equal to 1"),
+    ],
+)
+def test_a_misspelt_key_is_guessed(tmp_path, values, meant):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, yaml.safe_dump(NAMED | values))
+    assert meant in str(caught.value)
+
+
 def test_all_faults_are_named_at_once(tmp_path):
     text = "exp_prefix: a\ntraining: {epochs: none, lr: 1}\nmodel: {width: -4}\n"
     with pytest.raises(ConfigError) as caught:
@@ -85,9 +101,12 @@ def test_what_is_no_mapping_is_refused(tmp_path, text):
         load(tmp_path, text)
 
 
-def test_missing_file_is_named_with_the_places_looked_at(tmp_path, monkeypatch):
+def test_missing_file_is_named_with_those_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"configs/none\.yaml"):
+    with pytest.raises(ConfigError, match=r"no configuration file configs/none\.yaml$"):
+        config.load("configs/none.yaml")
+    monkeypatch.chdir(ROOT / "tests")
+    with pytest.raises(ConfigError, match=r"there are .*notebooks/configs/demo\.yaml, .*notebooks/configs/paper\.yaml"):
         config.load("configs/none.yaml")
 
 

@@ -693,3 +693,10 @@ def test_step_is_the_objective_of_the_batch(configure):
     output = model(features.images(batch["image"], settings), features.spectrograms(batch["waveform"], settings))
     want = losses.objective(output, model.scale, settings.objective)
     torch.testing.assert_close(engine.training_step(model, batch, settings).total, want.total)
+
+
+def test_an_accelerator_that_is_not_there_is_one_sentence(configure):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ConfigError, match=r"training\.accelerator gpu, devices: .*gpu"):
+        engine.start_fabric(configure(training={"accelerator": "gpu"}))

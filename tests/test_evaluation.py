@@ -390,13 +390,21 @@ def test_threshold_is_of_the_negatives_of_val_alone(run, settings, maps, summary
     shutil.rmtree(layout.root / "video_frames" / gone)
     shutil.copy(run / "checkpoint.pt", tmp_path)
     asked = ["evaluate", str(tmp_path / "checkpoint.pt"), "--set", f"data.root={root}", "--set", "data.tests=[test]"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2 and "folder of their own (--out FOLDER)" in refused.stderr
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    before = {path.name for path in tmp_path.iterdir()}
     with pytest.warns(UserWarning, match="14 of 15 present"):
-        done = CliRunner().invoke(app, asked)
+        done = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "other")])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / "summary.json").read_text())
+    assert "| model" in done.output and str(tmp_path / "other" / "summary.json") in done.output
+    assert {path.name for path in tmp_path.iterdir()} == before | {"other"}
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary  # untouched
+    assert {path.name for path in (tmp_path / "other").iterdir()} == {*checkpoint.RESULTS}
+    found = json.loads((tmp_path / "other" / "summary.json").read_text())
     assert found["lists"] == {"test": {"present": "14 of 15 present", "missing": [gone]}}
     assert found["threshold"] == summary["threshold"]
-    with np.load(tmp_path / "maps.npz") as again:
+    with np.load(tmp_path / "other" / "maps.npz") as again:
         assert not np.allclose(again["test/similarity"], maps["test/similarity"][1:])
 
 
@@ -821,3 +829,26 @@ def test_the_table_of_measures_has_the_columns_of_retrieval():
     names = set(protocols.recalls(None, {"": right, "class_": right}))
     assert names == {key for key, measure in MEASURES.items() if measure.protocol == "retrieval"}
     assert all(measure.key == key for key, measure in MEASURES.items())
+
+
+def test_long_lists_of_missing_maps_are_cut(tmp_path):
+    coverage = evaluation.ListCoverage([], [f"clip{k}" for k in range(5158)], ["a"])
+    assert "no map of (5158): clip0, " in str(coverage) and "clip19, … and 5138 more" in str(coverage)
+    assert len(str(coverage)) < 400
+
+
+def test_a_folder_that_holds_a_checkpoint_is_taken_for_it(tmp_path):
+    (tmp_path / "run").mkdir()
+    for path in (tmp_path, tmp_path / "run"):
+        (tmp_path / "run" / "checkpoint.pt").write_text("hello")
+        done = CliRunner().invoke(app, ["evaluate", str(path)])
+        assert done.exit_code == 1 and "give run/checkpoint.pt of an experiment" in done.stderr
+        assert str(tmp_path / "run" / "checkpoint.pt") in done.stderr and "(101)" not in done.stderr
+
+
+def test_a_comparison_names_the_folder_to_give(tmp_path):
+    values = np.random.default_rng(2).random(12)
+    (tmp_path / "a").mkdir()
+    run = made_run(tmp_path / "a" / "run", values, {"seed": 0})
+    done = CliRunner().invoke(app, ["evaluate", "--compare", str(tmp_path / "a"), str(run)])
+    assert done.exit_code == 1 and f"give {run}" in done.stderr

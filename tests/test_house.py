@@ -1,6 +1,7 @@
 """The house: pins, notebook pairs and imports that must agree with each other."""
 
 import ast
+import asyncio
 import graphlib
 import importlib
 import os
@@ -104,6 +105,30 @@ def test_notebooks_are_stored_without_outputs():
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 assert not cell.outputs and cell.execution_count is None, f"{file.name}: clear all outputs"
+
+
+def test_lab_saves_tracked_notebooks_without_outputs(tmp_path):
+    """By the contents manager that a server would use, jupytext's pairing included."""
+    from jupyter_server.services.contents.largefilemanager import AsyncLargeFileManager
+    from jupytext.async_contentsmanager import build_async_jupytext_contents_manager_class
+    from traitlets.config.loader import PyFileConfigLoader
+
+    home = tmp_path / "notebooks"
+    shutil.copytree(ROOT / "notebooks", home, ignore=shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__"))
+    configured = PyFileConfigLoader("jupyter_server_config.py", path=str(home / "lab")).load_config()
+    kind = build_async_jupytext_contents_manager_class(AsyncLargeFileManager)
+    manager = kind(config=configured, root_dir=str(home))
+    model = asyncio.run(manager.get("02_training.ipynb"))
+    for name, keeps in (("02_training.ipynb", False), ("mine.ipynb", True)):
+        notebook = nbformat.from_dict(model["content"])
+        notebook.metadata["language_info"] = {"name": "python", "version": "3.11.9"}
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [nbformat.v4.new_output("stream", text="of a session")], 7
+        asyncio.run(manager.save({"type": "notebook", "content": notebook, "format": "json"}, name))
+        assert ("of a session" in (home / name).read_text()) == keeps
+    tracked = (ROOT / "notebooks" / "02_training.ipynb", ROOT / "notebooks" / "02_training.py")
+    assert [(home / path.name).read_text() for path in tracked] == [path.read_text() for path in tracked]
 
 
 def test_cells_are_short():

@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 
+from sslib.config import Config
 from sslib.data import layout as layouts
 from sslib.data import splits
 from sslib.data.layout import Layout, part_id, source_of, video_of
@@ -137,3 +138,11 @@ def test_the_ids_of_parts():
     assert video_of("my video@000010") == "my video" and video_of("-dZ_x9aBcD0_000030@000010") == "-dZ_x9aBcD0"
     assert source_of("IMG_000123") == "IMG_000123" and source_of("a@b") == "a@b"
     assert source_of(part_id("a@b@000001", 3600)) == "a@b@000001"
+
+
+@pytest.mark.parametrize("clips, fits", [(31, 8), (32, 0), (29, 8), (16, 8), (15, 4), (3, 2), (2, 2)])
+def test_too_few_clips_for_a_batch(clips, fits):
+    config = Config(exp_prefix="a", exp_name="b", training={"batch_size": 32})
+    says = splits.too_few(config, clips)
+    assert says.endswith(f"--set training.batch_size={fits}") if fits else says == ""
+    assert splits.too_few(config, 1).endswith("more clips are needed")

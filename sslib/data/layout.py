@@ -122,7 +122,8 @@ class Layout:
         """
         path = self.split(split)
         if not self.root.is_dir():
-            raise FileNotFoundError(f"no data folder {self.root}: run notebook 01_data_preparation first")
+            how = "`python -m sslib run CONFIG --only 01` or `python -m sslib prepare VIDEOS FOLDER` makes one"
+            raise FileNotFoundError(f"no data folder {self.root}: {how}; see data/README.md")
         if not path.is_file():
             raise FileNotFoundError(f"no list {path}: it names the clips of {split!r}, one id a line")
         lines = path.read_text(encoding="utf-8-sig").splitlines()  # Windows tools put a mark in front of UTF-8

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sslib.config import InputError
+from sslib.config import Config, InputError
 from sslib.data.layout import REMOVED, Layout, digest, video_of, write_atomic
 
 SPLIT_FRACTION = 0.05  # of the videos, for each list but the first
@@ -102,3 +102,11 @@ def split_by_video(
         for clip_id in found:
             lists[listed.get(clip_id, place.get(video, 0))].append(clip_id)
     return [sorted(part) for part in lists]
+
+
+def too_few(config: Config, clips: int) -> str:
+    """Say that a training list has fewer clips than a batch, and what to do; nothing where it has enough."""
+    size, name = config.training.batch_size, config.data.train
+    smaller = f", or --set training.batch_size={max(2, 2 ** ((clips // 2).bit_length() - 1))}" if clips > 1 else ""
+    says = f"training.batch_size {size} is larger than the {clips} clips of {name!r}: more clips are needed{smaller}"
+    return says if clips < size else ""

@@ -108,6 +108,8 @@ def _plan(root: Path, window: ClipWindow | None) -> tuple[list[Shard], dict[str,
     if window is not None and window.time == "random":
         raise StoreError("data.time 'random' uses all of a clip: write the store without --only")
     layout = Layout(root)
+    if not root.is_dir():
+        raise StoreError(f"there is no data folder {root}: `python -m sslib prepare VIDEOS {root}` makes one of videos")
     listed = sorted({clip_id for path in (root / "splits").glob("*.txt") for clip_id in layout.ids(path.stem)})
     if not listed:
         raise StoreError(f"{root} has no lists in splits/: nothing to store")

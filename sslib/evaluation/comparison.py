@@ -19,6 +19,7 @@ from sslib.config import Config, Evaluation, InputError, resolve, root_for
 from sslib.evaluation.bootstrap import Interval, bootstrap_means
 from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row
 
+FEWEST_RECORDINGS = 10  # that a verdict may rest on
 FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
 COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
 KEYS = ["split", "subset", "clip_id"]
@@ -36,7 +37,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     """
     path = run / "summary.json"
     if not path.is_file():
-        raise ResultsError(f"{run} holds no summary.json: evaluate it first")
+        inside = f"give {run / 'run'}" if (run / "run" / "summary.json").is_file() else "evaluate it first"
+        raise ResultsError(f"{run} holds no summary.json: {inside}")
     summary = json.loads(path.read_text(encoding="utf-8"))
     if (number := summary.get("format", 1)) != FORMAT:
         advice = "evaluate its checkpoint again (sslib evaluate), or train again where that is refused too"

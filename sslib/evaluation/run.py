@@ -44,13 +44,14 @@ class MapError(InputError):
     """Maps that cannot be used; the message names the file and says what is wrong."""
 
 
-def evaluate(run: Path, config: Config | None = None) -> Path:
-    """Measure a run on its test lists and write ``maps.npz``, ``clips.csv`` and ``summary.json`` into it.
+def evaluate(run: Path, config: Config | None = None, out: Path | None = None) -> Path:
+    """Measure a run on its test lists and write ``maps.npz``, ``clips.csv`` and ``summary.json``.
 
     Parameters
     ----------
     run : the folder with ``checkpoint.pt``.
     config : where the test data lie and how sure results shall be; by default the checkpoint's own configuration.
+    out : folder to write into (default: `run`).
 
     Returns path of ``summary.json``; it is written last, so a folder that has one is evaluated.
 
@@ -61,7 +62,9 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
     config = trained if config is None else config
     _check_inputs(trained, config, run)
     device = "cuda" if torch.cuda.is_available() and config.training.accelerator != "cpu" else "cpu"
-    (run / "summary.json").unlink(missing_ok=True)
+    out = run if out is None else out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.json").unlink(missing_ok=True)
     torch.manual_seed(config.seed)
     untrained = SoundLocalizer(trained.model.model_copy(update={"imagenet": False})).to(device)
     model = model.to(device)
@@ -74,12 +77,12 @@ def evaluate(run: Path, config: Config | None = None) -> Path:
         del arrays["untrained_pair_scores"]  # (N, N): only the ranks that it gave are kept
         maps |= {f"{split}/{name}": array for name, array in arrays.items()} | {f"{split}/ids": np.array(dataset.ids)}
         present[split] = {"present": dataset.present, "missing": dataset.missing}
-    np.savez_compressed(run / "maps.npz", **maps)
+    np.savez_compressed(out / "maps.npz", **maps)
     history = checkpoint.load_checkpoint(run / checkpoint.NAME)["history"]
     seconds = round(sum(row["seconds"] for row in history), 1)
     training = {"seed": trained.seed, "epochs": len(history), "seconds": seconds, "last": history[-1]}
     about = {"training": training, "lists": present, "threshold": threshold}
-    return write(run, pd.concat(clips, ignore_index=True), config, about)
+    return write(out, pd.concat(clips, ignore_index=True), config, about)
 
 
 def _check_inputs(trained: Config, config: Config, run: Path) -> None:
@@ -216,7 +219,8 @@ class ListCoverage(NamedTuple):
     def __str__(self) -> str:
         lines = [f"{len(self.ids)} of {len(self.ids) + len(self.missing)} present"]
         for name, ids in (("no map of", self.missing), ("not in the list", self.extra)):
-            lines += [f"{name} ({len(ids)}): {', '.join(ids)}"] if ids else []
+            more = f", … and {len(ids) - 20} more" if len(ids) > 20 else ""
+            lines += [f"{name} ({len(ids)}): {', '.join(ids[:20])}{more}"] if ids else []
         return "\n".join(lines)
 
 
