@@ -131,7 +131,7 @@ if library:
 sounds = library.recordings if library else ()
 table = pd.DataFrame(
     {
-        "class": sound.class_name,
+        "class": sound.class_name.replace("_", " "),
         "recording": sound.name.replace(":", "/").split("/")[-1],
         "instance": sound.instance,
         "seconds": len(sound.waveform) / rate,
@@ -140,7 +140,8 @@ table = pd.DataFrame(
     for sound in sounds
 )
 if len(table):
-    show(table.head(12).style.hide().format({"seconds": "{:.2f}", "level, dBFS": "{:.1f}"}))
+    shown = table.head(12).round({"seconds": 2, "level, dBFS": 1}).astype(str)
+    show(text.file_table(shown.replace({"^-": "−"}, regex=True)))
 
 # %%
 if len(table):
@@ -158,7 +159,7 @@ if len(table):
 # %%
 if sounds:
     some = [sounds[i] for i in np.linspace(0, len(sounds) - 1, 6).astype(int)]
-    titles = [f"{sound.class_name} ({sound.instance})" for sound in some]
+    titles = [f"{sound.class_name.replace('_', ' ')} ({sound.instance})" for sound in some]
     show(galleries.players(titles, [sound.waveform[: 3 * rate] for sound in some], rate))
 
 # %% [markdown]
@@ -327,8 +328,9 @@ training = datasets.AVDataset(settings, data.train, loader="folders")
 some = [training[i] for i in np.unique(np.linspace(0, len(training) - 1, 6).astype(int))]
 waveforms = torch.stack([clip["waveform"] for clip in some])
 heard = features.spectrograms(waveforms, settings)[:, 0]  # (B, F, T)
-classes = clips.set_index("clip_id")["class"].to_dict()
-titles = [figures.printable(classes[clip["clip_id"]] or clip["clip_id"]) for clip in some]
+sounding = clips.set_index("clip_id")["class"]
+classes = {one: kind.replace("_", " ") if kind else one for one, kind in sounding.items()}
+titles = [classes[clip["clip_id"]] for clip in some]
 pairs = zip(titles, some, strict=True)
 pictures = [
     Cell(name, clip["image"].numpy(), {}, clip["waveform"].numpy()) for name, clip in pairs
@@ -355,7 +357,7 @@ some = [test[i] for i in range(min(4, len(test)))]
 if annotated:
     cells = []
     for clip in some:
-        name = f"♪ {classes[clip['clip_id']] or clip['clip_id']}"
+        name = f"♪ {classes[clip['clip_id']]}"
         outlines = galleries.outlines(clip["boxes"], clip["mask"])
         cells.append(Cell(name, clip["image"].numpy(), outlines, clip["waveform"].numpy()))
     show(galleries.gallery(cells, rate))
@@ -556,7 +558,7 @@ show(
 
 # %%
 places = {one: (split, i) for split in names for i, one in enumerate(layout.ids(split)[:300])}
-options = [(f"{split}: {classes[one] or ''} ({one})", one) for one, (split, _) in places.items()]
+options = [(f"{split}: {classes[one]} ({one})", one) for one, (split, _) in places.items()]
 menu = ipywidgets.Dropdown(options=options, description="clip", layout={"width": "30em"})
 view = ipywidgets.Output()
 
