@@ -331,6 +331,8 @@ heard = features.spectrograms(waveforms, settings)[:, 0]  # (B, F, T)
 sounding = clips.set_index("clip_id")["class"]
 classes = {one: kind.replace("_", " ") if kind else one for one, kind in sounding.items()}
 titles = [classes[clip["clip_id"]] for clip in some]
+
+# %%
 pairs = zip(titles, some, strict=True)
 pictures = [
     Cell(name, clip["image"].numpy(), {}, clip["waveform"].numpy()) for name, clip in pairs

@@ -226,13 +226,8 @@ else:
         maps, _ = model.visual_reasoning(visual)  # (1, K, h, w)
     often = model.foreground_frequency.numpy()
     mostly = (often >= 0.5).sum()
-    order = (-often).argsort()
-    cells = [Cell("picture", clip["image"].numpy(), {}, clip["waveform"].numpy())]
-    for node in order:
-        picture = figures.overlay(clip["image"].numpy(), maps[0, node].numpy())
-        cells.append(Cell(f"node {node} · {often[node]:.0%}", picture))
     show(
-        galleries.gallery(cells, rate, columns=5, bright="the node looks here"),
+        galleries.nodes(clip["image"].numpy(), maps[0].numpy(), often),
         f"{mostly} of {len(often)} nodes are foreground for most sounds (at least half of the time); their mean is "
         f"the map that localizes without sound. The most frequent one is foreground for {often.max():.0%} of the "
         f"clips, the least frequent for {often.min():.0%}.",

@@ -28,7 +28,7 @@ overrides = {}
 from sslib import config as configuration
 from sslib import datasets, load
 from sslib.evaluation import comparison
-from sslib.report import explorer, figures, rooms, text
+from sslib.report import explorer, figures, galleries, rooms, text
 from sslib.report.explorer import Explorer
 from sslib.report.text import show
 
@@ -106,7 +106,7 @@ show(figure)
 nodes = explore.node_maps(settings.exp_name, first)
 if len(nodes):
     frequency = model.model.foreground_frequency.numpy()
-    show(figures.node_maps(image, nodes, frequency))
+    show(galleries.nodes(image, nodes, frequency))
     fixed = ((frequency < 0.01) | (frequency > 0.99)).sum()
     show(f"{fixed} of {len(nodes)} nodes are foreground never or always.")
 

@@ -115,3 +115,9 @@ def test_a_gallery_of_maps_says_what_its_colours_mean():
     assert not BeautifulSoup(galleries.gallery(cells, 8000).data, "html.parser").find("p")
     outlined = galleries.gallery([cells[0]._replace(outline={"box": "M0 0H1Z"})], 8000, bright="heard here")
     assert "Outlined: what sounds" in outlined.data
+
+
+def test_nodes_come_by_how_often_they_were_foreground():
+    image, maps = np.zeros((3, 8, 8), np.uint8), np.stack([np.eye(2), np.ones((2, 2)), np.eye(2)[::-1]])
+    cells = shown(galleries.nodes(image, maps, np.array([0.1, 0.0, 0.9])))
+    assert [caption for caption, *_ in cells] == ["picture", "node 2 · 90%", "node 0 · 10%", "node 1 · 0%"]

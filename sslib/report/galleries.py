@@ -34,7 +34,7 @@ class Cell(NamedTuple):
     alt: str = ""
 
 
-def gallery(cells: Iterable[Cell], rate: int, columns: int = 4, bright: str = "") -> HTML:
+def gallery(cells: Iterable[Cell], rate: int = 0, columns: int = 4, bright: str = "") -> HTML:
     """Return cells in rows of at most `columns`, sounds at `rate` Hz, with a colour bar that says what is `bright`."""
     shown = [
         {
@@ -54,6 +54,13 @@ def players(titles: Sequence[str], waveforms: Sequence[np.ndarray], rate: int, i
     """Return players of sounds (samples,) in [-1, 1], each below its title and, where given, its picture file."""
     pairs = zip_longest(titles, waveforms, images)
     return gallery([Cell(title, image, waveform=sound) for title, sound, image in pairs], rate, columns=3)
+
+
+def nodes(image: np.ndarray, maps: np.ndarray, frequency: np.ndarray) -> HTML:
+    """Return the K node maps (K, h, w) of one image, the most frequent first, with how often each was foreground."""
+    order = (-frequency).argsort()
+    cells = [Cell(f"node {node} · {frequency[node]:.0%}", overlay(image, maps[node])) for node in order]
+    return gallery([Cell("picture", image), *cells], columns=5, bright="the node looks here")
 
 
 def _embed_image(image: np.ndarray | Path | None) -> str:
