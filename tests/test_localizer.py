@@ -1,6 +1,8 @@
 """A trained model for any picture and any sound: the maps are those of an evaluation, whatever form both come in."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +147,17 @@ def test_visible_is_what_exceeds_the_threshold(model):
     for threshold, want in ((None, None), (0.99, True), (1.01, False)):
         other = localizer.Localizer(model.model, model.config, model.about | {"threshold": threshold})
         assert other.localization(similarity, (8, 8)).visible is want
+
+
+def test_four_lines_of_the_readme(run, clip, tmp_path, monkeypatch, capsys):
+    readme = (Path(sslib.__file__).parents[1] / "README.md").read_text()
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "sslib.load" in block]
+    assert len(list(filter(None, code.splitlines()))) == 4
+    monkeypatch.chdir(tmp_path)
+    target = tmp_path / "reports/demo/stamps/run/checkpoint.pt"
+    target.parent.mkdir(parents=True)
+    shutil.copy(run / "checkpoint.pt", target)
+    Image.open(clip[1]).save("photo.jpg")
+    soundfile.write("call.wav", *soundfile.read(clip[2]))
+    exec(code, {})
+    assert re.match(r"\(80, 107\) 0\.\d+ ", capsys.readouterr().out)

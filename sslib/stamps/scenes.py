@@ -30,6 +30,7 @@ SPLITS = ("train", "val", "test", "test_new_instances")
 # Fraction of the image that a VGG-SS ground truth covers: quantiles of all 5,158 records.
 AREA_QUANTILES = ((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), (0.012, 0.054, 0.121, 0.253, 0.463, 0.677, 0.95))
 VISIBLE = 0.6  # an object hidden more than this allows is placed again
+LICENCE = "media of Debian packages under GPL-2, GPL-3+ and CC BY-SA 3.0: credits in data/README.md"
 VERSION = 3  # of the rules in this file: another number, other bytes
 _SPLIT, _CLIP = f"({'|'.join(SPLITS)})", f"({'|'.join(SPLITS)})_\\d{{5,}}(_[abc])?"
 OWN_FILES = re.compile(
@@ -257,6 +258,7 @@ def write_scenes(data: Data, library: Library, workers: int = 2) -> Path:
         _write_split(partial, data, library, split, workers)
     name = "generated clips" if library.generated else f"Stamps ({data.stamps.subset} subset)"
     facts = {"name": name, "generated": library.generated, "digest": made_of, "missing": list(library.missing)}
+    facts["licence"] = "MIT, as sslib: drawn and synthesized" if library.generated else LICENCE
     partial.write_info(kind="stamps", **facts, sample_rate=data.sample_rate, frame_rate=1.0)
     shutil.rmtree(data.root, ignore_errors=True)
     partial.root.rename(data.root)
