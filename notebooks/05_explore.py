@@ -83,18 +83,17 @@ show("\n".join(f"- {name}: {explore.confidence(first, sounds[name])}" for name i
 # %% [markdown]
 # ## From one sound to the other
 #
-# The share of the second sound grows from left to right.
+# The share of the second sound grows from map to map.
 
 # %%
 shares = np.linspace(0, 1, 6)
 mixed = {share: explore.sound(first, "a mixture", last, share) for share in shares}
 maps = {share: explore.map(settings.exp_name, first, mixed[share]) for share in shares}
 low, high = min(map(np.min, maps.values())), max(map(np.max, maps.values()))
-figure, [axes] = figures.grid(1, len(shares), 1.6, 1.8)
 image = explore.picture(first).transpose(2, 0, 1)
-for axis, share in zip(axes, shares, strict=True):
-    figures.show_heatmap(axis, image, maps[share], f"{share:.0%}", (low, high))
-show(figure)
+drawn = {share: figures.overlay(image, maps[share], (low, high)) for share in shares}
+cells = [galleries.Cell(f"{share:.0%}", drawn[share], {}, mixed[share]) for share in shares]
+show(galleries.gallery(cells, explore.rate, columns=3, bright="heard here"))
 
 # %% [markdown] tags=["optional"]
 # ## What the nodes look for

@@ -140,6 +140,9 @@ def test_pictures_are_small_and_grow_at_a_click(tmp_path):
 
 
 def test_what_was_printed_is_a_folded_log(tmp_path):
-    printed = nbformat.v4.new_output("stream", text="epoch 1\nepoch 2\n")
-    log = page(tmp_path, new_code_cell("fit()", outputs=[printed])).find_all("details")[-1]
+    first, erased, last = (
+        nbformat.v4.new_output("stream", name=name, text=text)
+        for name, text in (("stdout", "epoch 1\n"), ("stderr", "bar\r   \r"), ("stdout", "epoch 2\n"))
+    )
+    log = page(tmp_path, new_code_cell("fit()", outputs=[first, erased, last])).find_all("details")[-1]
     assert log.find("summary").text == "Log · 2 lines" and "epoch 2" in log.find("pre").text

@@ -156,6 +156,7 @@ def tidy(notebook: NotebookNode) -> NotebookNode:
             caption, count = first_sentence(cell.source) or caption, 0
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_dead(output)]
+            cell, _ = CoalesceStreamsPreprocessor().preprocess_cell(cell, {}, 0)  # what stood around them is one log
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "text/html" in data:
