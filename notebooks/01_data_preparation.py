@@ -37,7 +37,7 @@ import warnings
 from sslib import config as configuration
 from sslib import datasets, features, metrics
 from sslib.data import media, prepare, splits, store
-from sslib.data.layout import Layout
+from sslib.data.layout import REMOVED, Layout
 from sslib.data.media import ClipWindow
 from sslib.evaluation.bootstrap import bootstrap
 from sslib.report import figures, galleries, text
@@ -271,10 +271,11 @@ names = list(dict.fromkeys([data.train, data.val, *data.tests]))
 if data.raw:
     renewed = splits.renew(layout, names)
     listed = {name: layout.ids(name) for name in names}
-    unlisted = set(ready["id"]).difference(*listed.values())
+    here = ready[~ready["notes"].str.contains(REMOVED)]
+    unlisted = set(here["id"]).difference(*listed.values())
     counts = ", ".join(f"{name} {len(ids):,}" for name, ids in listed.items())
-    state = f"lists: {counts}. {renewed} {len(unlisted):,} ready clips are in no list."
-    print(state)
+    open_ = f" {len(unlisted):,} ready clips are in no list." if unlisted else ""
+    print(f"lists: {counts}. {renewed}{open_}")
     others = ", ".join(f"`{name}`" for name in names[1:])
     show(
         f"{splits.SPLIT_FRACTION:.0%} of the videos each for {others}, the rest for `{data.train}`, in the order of a "

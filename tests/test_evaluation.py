@@ -795,13 +795,14 @@ def test_verdicts_take_the_best_control():
     place = {"protocol": "masks", "split": "test", "subset": "all", "measure": "pointing"}
     values = {"model": 0.5, "centre square": 0.3, "untrained weights": 0.4, "oracle ranking": 1.0}
     rows = [place | {"method": name, "value": one} for name, one in values.items()]
-    gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 9}
+    gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 10}
              for name, low in (("centre square", 0.1), ("untrained weights", -0.1))]  # fmt: skip
     said = comparison.verdict(rows, gains)
     assert (said.control, said.control_value, said.outcome) == ("untrained weights", 0.4, "inconclusive")
     gains[1]["low"] = 0.05
     assert comparison.verdict(rows, gains).outcome == "better"
-    assert comparison.verdict(rows, [gain | {"clusters": 1} for gain in gains]).outcome == "inconclusive"
+    for few in (1, 2, 9):  # a clear difference, but of too few
+        assert comparison.verdict(rows, [gain | {"clusters": few} for gain in gains]).outcome == comparison.TOO_FEW
     gains[1] |= {"low": -0.3, "high": -0.1}
     assert comparison.verdict(rows, gains).outcome == "worse"
     assert comparison.verdict(rows, []) is None

@@ -368,6 +368,15 @@ def test_a_good_page_stays_until_its_successor_is_good(tmp_path, capsys):
     assert "skipped" not in capsys.readouterr().out and not list(folder.glob("*.failed.ipynb"))
 
 
+def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
+    config = make_clone(tmp_path, _01_data_preparation=notebook("# Data"))
+    interrupt = lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    monkeypatch.setattr(workbook.papermill, "execute_notebook", interrupt)
+    result = CliRunner().invoke(app, ["run", str(config)])
+    assert result.exit_code == 130 and result.stderr == "interrupted; run the same command again to go on\n"
+    assert result.stdout == "01_data_preparation interrupted\n"
+
+
 def test_an_error_of_sslib_is_a_sentence_and_a_bug_a_traceback(tmp_path):
     for cell, says in (
         ("from sslib.config import ConfigError\n\ndef f():\n    raise ConfigError('too few clips')\nf()", ""),

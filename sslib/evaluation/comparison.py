@@ -19,7 +19,8 @@ from sslib.config import Config, Evaluation, InputError, resolve, root_for
 from sslib.evaluation.bootstrap import Interval, bootstrap_means
 from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row
 
-FEWEST_RECORDINGS = 10  # that a verdict may rest on
+FEWEST_RECORDINGS = 10  # that a verdict may rest on; with fewer it is
+TOO_FEW = "too few recordings for a verdict"
 FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
 COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
 KEYS = ["split", "subset", "clip_id"]
@@ -89,8 +90,7 @@ def verdict(tables: list[Row], differences: list[Row]) -> Verdict | None:
     higher = MEASURES[tables[0]["measure"]].higher_is_better
     control = (max if higher else min)(values, key=values.__getitem__)
     value, low, high, clusters = (gains[control][key] for key in ("value", "low", "high", "clusters"))
-    # Resampling one recording always gives it back: an interval of no width says nothing.
-    found = outcome(low, high, higher) if clusters > 1 else "inconclusive"
+    found = outcome(low, high, higher) if clusters >= FEWEST_RECORDINGS else TOO_FEW
     return Verdict(control, values[control], value, low, high, found)
 
 

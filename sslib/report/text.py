@@ -24,7 +24,7 @@ from sslib.evaluation.measures import METHODS, MODEL
 from sslib.evaluation.tables import MEASURES, PROTOCOLS
 
 TEMPLATES = Path(__file__).parent / "templates"
-OUTCOMES = "better", "inconclusive", "worse"
+OUTCOMES = "better", "inconclusive", "worse", comparison.TOO_FEW
 WIDEST = 6  # measures side by side on a page
 SHUFFLED = METHODS["similarity", "shuffled"]
 
