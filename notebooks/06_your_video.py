@@ -32,7 +32,7 @@ from pathlib import Path
 from sslib import config as configuration
 from sslib import datasets, load
 from sslib.localizer import read_picture
-from sslib.report import overlay, rooms
+from sslib.report import overlay, own_video, rooms
 from sslib.report.text import show
 
 import numpy as np
@@ -57,9 +57,9 @@ if not video:
     frames = [next(iter(data.layout.frames(i).values())) for i in data.ids[:8]]
     sounds = [np.resize(data[row]["waveform"].numpy(), 2 * model.sample_rate) for row in range(8)]
     pictures = [read_picture(frame) for frame in frames]
-    video = overlay.slideshow(pictures, sounds, model.sample_rate, videos / "test_clips.mkv")
+    video = own_video.slideshow(pictures, sounds, model.sample_rate, videos / "test_clips.mkv")
 out = videos / f"{Path(video).stem}_overlay.mp4"
-out = overlay.localize_video(model, Path(video), out, moments_per_second, force=True)
+out = own_video.localize_video(model, Path(video), out, moments_per_second, force=True)
 
 # %% [markdown]
 # ## What was found

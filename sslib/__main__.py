@@ -210,11 +210,11 @@ def localize(
 ) -> None:
     """Show where the sound of a video comes from: a video, a table (.csv) and a page (.html). Run again to go on."""
     import sslib
-    from sslib.report import overlay
+    from sslib.report import overlay, own_video
 
     localizer = sslib.load(model)
     if sound is None:
-        out = overlay.localize_video(localizer, path, out or Path(f"{path.stem}_overlay.mp4"), fps, force)
+        out = own_video.localize_video(localizer, path, out or Path(f"{path.stem}_overlay.mp4"), fps, force)
         typer.echo(f"{out}\n{out.with_suffix('.csv')}\n{out.with_suffix('.html')}")
     else:
         out = out or Path(f"{path.stem}_overlay.png")

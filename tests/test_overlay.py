@@ -21,8 +21,9 @@ from sslib.__main__ import app
 from sslib.data import stream
 from sslib.localizer import Localization, Localizer
 from sslib.model import SoundLocalizer
-from sslib.report import overlay
-from sslib.report.overlay import OverlayError, localize_picture, localize_video
+from sslib.report import overlay, own_video
+from sslib.report.overlay import OverlayError, localize_picture
+from sslib.report.own_video import localize_video
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def read_back(path: Path) -> tuple[list[np.ndarray], np.ndarray, av.container.In
 
 
 def test_overlay_has_the_pictures_at_their_times_and_the_original_sound(model, video, tmp_path, monkeypatch):
-    monkeypatch.setattr(overlay, "PART", 7)  # moments: several parts are joined
-    monkeypatch.setattr(overlay, "draw", lambda picture, *_: picture)  # its number stays legible
+    monkeypatch.setattr(own_video, "PART", 7)  # moments: several parts are joined
+    monkeypatch.setattr(own_video, "draw", lambda picture, *_: picture)  # its number stays legible
     out = localize_video(model, video, tmp_path / "out.mp4")
     pictures, sound, _ = read_back(out)
     assert [videos.number(picture) for picture in pictures] == list(range(0, 150, 5))
@@ -74,7 +75,7 @@ def test_overlay_has_the_pictures_at_their_times_and_the_original_sound(model, v
 
 
 def test_times_of_the_container_are_those_of_the_table(model, video, tmp_path, monkeypatch):
-    monkeypatch.setattr(overlay, "PART", 7)
+    monkeypatch.setattr(own_video, "PART", 7)
     with av.open(str(localize_video(model, video, tmp_path / "out.mp4", 2.5))) as container:
         times = [frame.time for frame in container.decode(video=0)]
     assert times == pytest.approx([k / 2.5 for k in range(15)], abs=1e-3)
@@ -92,7 +93,7 @@ def test_rows_are_those_of_localize(model, video, tmp_path):
 
 
 def test_stopped_run_goes_on_and_ends_as_one_that_was_not(model, video, tmp_path, monkeypatch):
-    monkeypatch.setattr(overlay, "PART", 7)
+    monkeypatch.setattr(own_video, "PART", 7)
     localize_video(model, video, tmp_path / "whole.mp4")
     calls, encode_images = itertools.count(), model.encode_images
 
@@ -113,8 +114,8 @@ def test_stopped_run_goes_on_and_ends_as_one_that_was_not(model, video, tmp_path
 
 
 def test_parts_of_other_work_are_not_joined(model, video, tmp_path, monkeypatch):
-    monkeypatch.setattr(overlay, "PART", 7)
-    monkeypatch.setattr(overlay, "_join", lambda *_: 1 / 0)
+    monkeypatch.setattr(own_video, "PART", 7)
+    monkeypatch.setattr(own_video, "_join", lambda *_: 1 / 0)
     for rate in (5.0, 2.0):
         with pytest.raises(ZeroDivisionError):
             localize_video(model, video, tmp_path / "out.mp4", rate)
@@ -190,7 +191,7 @@ def test_full_disk_leaves_nothing_that_looks_whole(model, video, tmp_path, monke
     def full(*_):
         raise OSError(28, "No space left on device", "out.csv")
 
-    monkeypatch.setattr(overlay, "write_atomic", full)
+    monkeypatch.setattr(own_video, "write_atomic", full)
     with pytest.raises(OverlayError, match=r"No space left.*run it again"):
         localize_video(model, video, tmp_path / "out.mp4")
     assert not [path for path in tmp_path.glob("out*") if path.is_file()]
@@ -230,3 +231,12 @@ def test_command_localizes_and_exports(model, video, tmp_path, monkeypatch):
     assert result.exit_code == 0 and "confidence" in result.output and Path("a_overlay.png").is_file()
     assert CliRunner().invoke(app, ["export", "model", "copy"]).exit_code == 0
     assert Path("copy/model.json").is_file()
+
+
+def test_samples_that_are_not_numbers_are_silence_and_said(model, tmp_path):
+    sound = videos.tone(3.0, 48000)
+    sound[0, 48000:96000] = np.nan
+    video = videos.make(tmp_path / "a.mov", seconds=3.0, rate=48000, audio="pcm_f32le", sounds=[sound])
+    _, heard, _ = read_back(localize_video(model, video, tmp_path / "out.mp4"))
+    assert np.abs(heard[0][60000:84000]).max() < 0.01 < 0.2 < np.abs(heard[0][100000:140000]).max()
+    assert "not numbers" in (tmp_path / "out.html").read_text()

@@ -51,7 +51,8 @@ class VideoStream:
         self.first = 0  # number of the moment to begin at, to go on where another run stopped
         self.sample_rate = sample_rate
         with video._open(path) as container:
-            track, _, self.notes = video._streams(container)
+            track, sound, self.notes = video._streams(container)
+            self.layout = "mono" if len(sound.layout.channels) == 1 else "stereo"  # of the sound, to be written
             self.origin = next((time for time, _ in _frames(container, track, [])), None)
             if self.origin is None:
                 raise VideoError("not one picture in it can be decoded")

@@ -16,7 +16,7 @@ from sslib.config import InputError, SslibError
 from sslib.data import media
 from sslib.data.layout import write_atomic
 from sslib.localizer import Localizer
-from sslib.report import overlay
+from sslib.report import own_video
 from sslib.report.explorer import SOUNDS, Explorer
 
 WIDE = {"width": "22rem"}
@@ -138,7 +138,7 @@ class ExplorerRoom:
 class VideoRoom:
     """A place to drop a video, or to name one by its path; `view` shows where its sound comes from.
 
-    Results are written into `folder`: see :func:`sslib.report.overlay.localize_video`.
+    Results are written into `folder`: see :func:`sslib.report.own_video.localize_video`.
     """
 
     def __init__(self, model: Localizer, folder: Path):
@@ -165,7 +165,7 @@ class VideoRoom:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             out = self.folder / f"{path.stem}_overlay.mp4"
-            overlay.localize_video(self.model, path, out, self.rate.value, force=True)
+            own_video.localize_video(self.model, path, out, self.rate.value, force=True)
         except SslibError as error:
             self.says.value = complaint(error)
             return
