@@ -63,7 +63,7 @@ def target(tmp_path):
     return tmp_path / "raw"
 
 
-SOUND = {"vgg/train/a_000030.mp4": noise(1), "vgg/test/b_000001.mp4": noise(2), "b.xml": b"<a/>"}
+SOUND = {"PK/train/a_000030.mp4": noise(1), "vgg/test/b_000001.mp4": noise(2), "b.xml": b"<a/>"}
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
 """One idempotent task for many items, in processes of this machine or on a Dask cluster; and a process to be killed.
 
-A worker may be killed at any moment (a batch system's limits, a lack of memory, a node that leaves), so a task writes
-to a temporary name and renames when it has finished: then running it again does what is missing, twice does no harm.
+A worker may be killed at any moment, so a task writes to a temporary name and renames when it has finished: running it
+again does what is missing, and running it twice does no harm.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
@@ -45,13 +44,9 @@ def each(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield ``(item, task(item))`` once for every item as they finish, in any order, with the progress bar `desc`.
 
-    Parameters
-    ----------
-    task : an idempotent function of a module, or ``functools.partial`` of one. What it raises ends the whole run.
-    items : what can be pickled and is cheap to send: names, not arrays.
-    workers : processes on this machine; with 0 or 1 the work is done in this one.
-    scheduler : address of a Dask scheduler (``tcp://HOST:8786``), which then hands out the tasks instead. All its
-        workers must see the same folders under the same paths and have this package; data/README.md has an example.
+    `task` is an idempotent function of a module, or ``functools.partial`` of one; what it raises ends the whole run.
+    Items are pickled: names, not arrays. With 0 or 1 `workers` the work is done in this process. A Dask `scheduler`
+    (``tcp://HOST:8786``) hands out the tasks instead; its workers must see the same folders under the same paths.
 
     Raises ``WorkerKilled`` when a worker process died, and ``InputError`` when there is no such scheduler.
     """
@@ -130,18 +125,13 @@ class KillableProcess:
     """
 
     def __init__(self, function: Callable):
-        self.function = function
-        self.process: subprocess.Popen | None = None
+        self.function, self.process = function, None
 
     def call(self, *arguments: Any, limit: float) -> Any:
         """Return what the function does or raise what it raises; ``TimedOut`` after `limit` s; ``Crashed``."""
         if self.process is None or self.process.poll() is not None:
             self._start()
-        self.pipe.send((arguments, limit))
-        succeeded, value = self._receive(limit)
-        if not succeeded:
-            raise value
-        return value
+        return self._ask((arguments, limit), limit)
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -158,35 +148,37 @@ class KillableProcess:
         command = [sys.executable, "-c", code]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         theirs.close()
-        self.pipe.send_bytes(pickle.dumps(self.function))
-        self._receive(START_LIMIT)
+        self._ask(self.function, START_LIMIT)
 
-    def _receive(self, limit: float) -> tuple[bool, Any]:
+    def _ask(self, message: Any, limit: float) -> Any:
         try:
-            if self.pipe.poll(limit):
-                return self.pipe.recv()
+            self.pipe.send(message)
+            answer = self.pipe.recv() if self.pipe.poll(limit) else None
         except (EOFError, OSError):
             code = self.process.wait()
             raise Crashed(f"crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})") from None
-        self.close()
-        raise TimedOut(f"stopped after {limit:g} s")
+        if answer is None:
+            self.close()
+            raise TimedOut(f"stopped after {limit:g} s")
+        value, error = answer
+        if error:
+            raise error
+        return value
 
 
 def serve(descriptor: int) -> None:
     """Answer calls, in the process of a :class:`KillableProcess`, until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     pipe = Connection(descriptor)
-    try:
-        function = pickle.loads(pipe.recv_bytes())
-        pipe.send((True, None))
+    with suppress(EOFError, BrokenPipeError):
+        function = pipe.recv()
+        pipe.send((None, None))
         while True:
             arguments, limit = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limit + GRACE)  # its default action ends the process, even inside C
             try:
-                answer = True, function(*arguments)
+                answer = function(*arguments), None
             except Exception as error:
-                answer = False, error
+                answer = None, error
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(answer)
-    except (EOFError, BrokenPipeError):
-        pass
