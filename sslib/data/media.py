@@ -59,9 +59,8 @@ def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
     With `size` it is squashed to a square of this side (nearest pixel). Raises ``MediaError`` as :func:`read_image`.
     """
     mask = (read_image(source) > 0).any(axis=0)
-    if size is None:
-        return mask
-    return np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+    size = mask.shape[::-1] if size is None else (size, size)
+    return np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
@@ -167,7 +166,6 @@ class ClipWindow:
 
     @classmethod
     def of(cls, data: Data) -> Self:
-        """Take the window from a configuration."""
         return cls(**{name: getattr(data, name) for name in cls.__dataclass_fields__})
 
     @property
@@ -204,7 +202,7 @@ class ClipWindow:
     def crop(self, waveform: np.ndarray, time: float) -> np.ndarray:
         """Cut the window around `time`, shifted to stay inside; a shorter sound, (samples,), is tiled."""
         if len(waveform) < self.samples:
-            return np.tile(waveform, -(-self.samples // len(waveform)))[: self.samples]
+            return np.resize(waveform, self.samples)
         start = self._start(len(waveform), time)
         return waveform[start : start + self.samples]
 

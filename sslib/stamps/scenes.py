@@ -59,8 +59,6 @@ class Plan(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """One clip of a scene."""
-
     clip_id: str
     sounding: int  # index among the scene's objects
     recording: Recording
@@ -68,9 +66,7 @@ class Clip(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """What a split may use."""
-
-    cutouts: dict[str, list[Cutout]]  # by class
+    cutouts: dict[str, list[Cutout]]  # by class, which a split may use
     recordings: dict[str, list[Recording]]
     backgrounds: list[Background]
 
