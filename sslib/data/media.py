@@ -6,6 +6,7 @@ be read or cut raises ``MediaError``.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -185,9 +186,8 @@ class ClipWindow:
     def frame_number(self, time: float, there: Collection[int]) -> int:
         """Choose one of the frames `there` (numbers): the nearest to `time`, or with ``data.frame`` that one.
 
-        A picture is on display until the next one comes, so the last one also serves the half of its time that is
-        nearer to a next. A single picture is a still and serves every time. Where no time is named (middle, random) and
-        sound goes on after the pictures, it is the last one. Raises ``MediaError`` when that frame is not there.
+        The last one also serves the half of its time that is nearer to a next; a single picture is a still and serves
+        every time. Where no time is named (middle, random) and sound goes on after the pictures, it is the last one.
         """
         number, last = self.frame or int(time * self.frame_rate + 0.5) + 1, max(there)
         if number in there:
@@ -215,17 +215,16 @@ class ClipWindow:
         In FLAC of this rate only the window is decoded: sound that is not used took most of a clip's time. `position`
         as for :meth:`time_of`. Raises ``MediaError`` as that and :func:`read_audio`.
         """
-        try:
-            with soundfile.SoundFile(_file(source)) as file:
-                same = file.format == "FLAC" and file.samplerate == self.sample_rate
-                if same and (length := file.frames) >= self.samples:
-                    time = self.time_of(length, position)
-                    file.seek(self._start(length, time))
-                    channels = file.read(self.samples, dtype="float32", always_2d=True)
-                    if len(channels) == self.samples:
-                        return to_int16(channels.mean(axis=1)), time
-        except UNREADABLE:
-            pass  # read_audio says what is wrong
+        with (
+            contextlib.suppress(*UNREADABLE),
+            soundfile.SoundFile(_file(source)) as file,
+        ):  # read_audio says why
+            if file.format == "FLAC" and file.samplerate == self.sample_rate and file.frames >= self.samples:
+                time = self.time_of(file.frames, position)
+                file.seek(self._start(file.frames, time))
+                channels = file.read(self.samples, dtype="float32", always_2d=True)
+                if len(channels) == self.samples:
+                    return to_int16(channels.mean(axis=1)), time
         waveform = read_audio(source, self.sample_rate)
         time = self.time_of(len(waveform), position)
         return self.crop(waveform, time), time
@@ -253,13 +252,11 @@ def raw_files(folder: Path, skip: Path) -> Iterator[tuple[Path, os.stat_result |
 
 def _raw_file_fault(path: Path, folder: Path) -> str:
     if path.is_symlink():
-        try:
-            target = path.resolve(strict=True)
-        except (OSError, RuntimeError):
+        if not path.exists():
             return "a link to nothing"
-        if not target.is_relative_to(folder.resolve()):
+        if not path.resolve().is_relative_to(folder.resolve()):
             return "a link that leads out of the raw folder: put the file itself there"
-        if target.is_dir():
+        if path.is_dir():
             return "a link to a folder: those are not followed"
     name = str(path.relative_to(folder))
     if name.encode(errors="replace").decode() != name or path.stem.splitlines() != [path.stem.strip()]:

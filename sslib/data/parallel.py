@@ -104,10 +104,8 @@ def _on_cluster(task: Callable, items: list, address: str) -> Iterator[tuple[Any
         from distributed import Client, KilledWorker, as_completed
 
         client = Client(address, set_as_default=False)
-    except ModuleNotFoundError as error:
-        raise InputError("a scheduler needs the package distributed: pip install sslib[dask]") from error
-    except OSError as error:
-        raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
+    except (ModuleNotFoundError, OSError) as error:
+        raise InputError(f"no Dask scheduler at {address} ({error}); its package: pip install sslib[dask]") from error
     with client:
         item_of = dict(zip(client.map(task, items, pure=False), items, strict=True))
         for future in as_completed(item_of, loop=client.loop):
@@ -153,14 +151,13 @@ class KillableProcess:
     def _ask(self, message: Any, limit: float) -> Any:
         try:
             self.pipe.send(message)
-            answer = self.pipe.recv() if self.pipe.poll(limit) else None
+            if not self.pipe.poll(limit):
+                self.close()
+                raise TimedOut(f"stopped after {limit:g} s")
+            value, error = self.pipe.recv()
         except (EOFError, OSError):
             code = self.process.wait()
             raise Crashed(f"crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})") from None
-        if answer is None:
-            self.close()
-            raise TimedOut(f"stopped after {limit:g} s")
-        value, error = answer
         if error:
             raise error
         return value

@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import itertools
 import os
 import re
 import shutil
 import stat
 import tarfile
 import zipfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -209,9 +207,9 @@ class Annotations(NamedTuple):
 
 def _find_oddities(clips: dict[str, list[list[Box]]]) -> dict[str, list[str]]:
     """List the clips whose boxes (of each annotator) are odd, by kind of oddity; a clip may be in several."""
-    oddities = defaultdict(list)
+    oddities: dict[str, list[str]] = {}
     for clip_id, annotators in clips.items():
-        corners = np.array(list(itertools.chain(*annotators)), float).reshape(-1, 4)
+        corners = np.array([box for boxes in annotators for box in boxes], float).reshape(-1, 4)
         pixels = (GRID * corners.clip(0, 1)).astype(int)
         odd = {
             "beyond": (corners != corners.clip(0, 1)).any(),  # clipped, which is what the protocol's pixel rule does
@@ -222,7 +220,7 @@ def _find_oddities(clips: dict[str, list[list[Box]]]) -> dict[str, list[str]]:
             "empty": not (pixels[:, :2] < pixels[:, 2:]).all(axis=1).any(),  # the metrics leave these out
         }
         for kind, applies in odd.items():
-            oddities[kind] += [clip_id] * bool(applies)
+            oddities.setdefault(kind, []).extend([clip_id] if applies else [])
     return oddities
 
 
@@ -251,7 +249,7 @@ def read_flickr(folder: str | Path) -> Annotations:
     """
     clips = {clip_id: _read_annotators(path) for clip_id, path in _files_by_id(folder, (".xml",)).items()}
     drawn = {i: [np.clip(boxes, 0.0, 1.0).tolist() for boxes in annotators] for i, annotators in clips.items()}
-    rows = {i: {"boxes": list(itertools.chain(*each)), "annotators": each} for i, each in drawn.items()}
+    rows = {i: {"boxes": [box for boxes in each for box in boxes], "annotators": each} for i, each in drawn.items()}
     return Annotations(rows, _find_oddities(clips))
 
 

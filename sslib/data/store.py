@@ -168,18 +168,17 @@ def write_shard(shard: Shard) -> tuple[dict[str, Any], list[str]]:
 
     Returns its row of ``meta.json``, and what is wrong with clips, one line each: then there is no shard.
     """
-    partial = shard.path.with_name(f"{shard.path.name}.{uuid.uuid4().hex[:8]}.partial")
+    path, partial = shard.path, shard.path.with_name(f"{shard.path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        if not shard.path.exists():
+        if not path.exists():
             if faults := _write_clips(partial, shard):
-                return {"name": shard.path.name}, faults
-            partial.replace(shard.path)
+                return {"name": path.name}, faults
+            partial.replace(path)
     except lmdb.Error as error:
-        raise StoreError(f"{shard.path} cannot be written: {error}") from error
+        raise StoreError(f"{path} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    row = {"name": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": _checksum(shard.path)}
-    return row | {"ids": shard.ids}, []
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": _checksum(path), "ids": shard.ids}, []
 
 
 def _write_clips(path: Path, shard: Shard) -> list[str]:

@@ -1,8 +1,7 @@
 """The media of the Stamps: cut-out photographs, recordings of what they sound like, photographs of places.
 
 They belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file by
-sha256, with its class and a verdict. Here the pinned files are fetched (`fetch_media`) and read (`load_library`); where
-there are none, ``generated`` makes stand-ins.
+sha256, with its class and a verdict. Where there are none, ``generated`` makes stand-ins.
 """
 
 from __future__ import annotations
@@ -54,21 +53,17 @@ class Entry(NamedTuple):
 
 
 class Cutout(NamedTuple):
-    """An object cut out along its outline."""
-
     name: str
     class_name: str
     instance: str
-    rgba: np.ndarray  # uint8 (H, W, 4), cropped to its opaque part
+    rgba: np.ndarray  # uint8 (H, W, 4): an object cut out along its outline, cropped to its opaque part
 
 
 class Recording(NamedTuple):
-    """What an object sounds like; silence at both ends is cut off, the level is as recorded."""
-
     name: str
     class_name: str
     instance: str
-    waveform: np.ndarray  # float32 (samples,), mono, about [-1, 1]
+    waveform: np.ndarray  # float32 (samples,), mono, about [-1, 1], as loud as recorded, no silence at its ends
 
 
 class Background(NamedTuple):
@@ -102,8 +97,8 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
     """Bring the manifest's files to ``folder/PACKAGE/PATH``; those that are there with the right digest stay.
 
     Looked for in this order: packages installed on this machine; `media` or else ``$SSLIB_STAMPS_MEDIA``, a folder of
-    .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
-    release of its package) is not used. Raises ``MediaUnavailable`` when no scene could be composed of what was found.
+    .deb files or of extracted packages; ``apt-get download``, which needs no root. No file of another digest is used.
+    Raises ``MediaUnavailable`` when no scene could be composed of what was found.
     """
     folder, tried, entries = Path(folder), [], read_manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
@@ -206,22 +201,20 @@ def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
 
 def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
     """Take what is wanted from packages that apt-get downloads into a private folder."""
-    done = {p: folder / p / f".downloaded-{_sha256(MANIFEST)[:16]}" for p, _ in wanted}  # not again for this manifest
-    packages = sorted(p for p in done if not done[p].exists())
-    if not packages:
-        return
-    if not shutil.which("apt-get"):
+    mark = f".downloaded-{_sha256(MANIFEST)[:16]}"  # not again for the same manifest
+    packages = sorted({package for package, _ in wanted if not (folder / package / mark).exists()})
+    if packages and not shutil.which("apt-get"):
         tried.append("apt-get: not on this machine")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
-        _apt(["update"], Path(private), tried)  # one unreachable source of several does not matter
-        for package in packages:
-            if _apt(["download", package], Path(private), tried):
-                for deb in Path(private).glob(f"{package}_*.deb"):
-                    _unpack(folder, wanted, deb, tried)
-                    deb.unlink()
-                write_atomic(done[package], "")
+    elif packages:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
+            _apt(["update"], Path(private), tried)  # one unreachable source of several does not matter
+            for package in packages:
+                if _apt(["download", package], Path(private), tried):
+                    for deb in Path(private).glob(f"{package}_*.deb"):
+                        _unpack(folder, wanted, deb, tried)
+                        deb.unlink()
+                    write_atomic(folder / package / mark, "")
 
 
 def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
