@@ -790,19 +790,19 @@ def test_verdicts_take_the_best_control():
     gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 9}
              for name, low in (("centre square", 0.1), ("untrained weights", -0.1))]  # fmt: skip
     said = comparison.verdict(rows, gains)
-    assert (said.control, said.control_value, said.outcome) == ("untrained weights", 0.4, "inconclusive")
+    found = {"control": "untrained weights", "control_value": 0.4, "value": 0.5 - 0.4, "low": -0.1, "high": 0.3}
+    assert said == place | found | {"outcome": "inconclusive"}
     gains[1]["low"] = 0.05
-    assert comparison.verdict(rows, gains).outcome == "better"
-    assert comparison.verdict(rows, [gain | {"clusters": 1} for gain in gains]).outcome == "inconclusive"
+    assert comparison.verdict(rows, gains)["outcome"] == "better"
+    assert comparison.verdict(rows, [gain | {"clusters": 1} for gain in gains])["outcome"] == "inconclusive"
     gains[1] |= {"low": -0.3, "high": -0.1}
-    assert comparison.verdict(rows, gains).outcome == "worse"
+    assert comparison.verdict(rows, gains)["outcome"] == "worse"
     assert comparison.verdict(rows, []) is None
     low = {**place, "protocol": "universal", "measure": "pia"}  # the less of it the better
     rows, gains = [r | low for r in rows], [r | low for r in gains]
     said = comparison.verdict(rows, gains)
-    assert said.control == "centre square" and said.outcome == "worse"
-    both = list(comparison.verdicts(rows, gains))
-    assert both == [low | said._asdict()]
+    assert said == low | said and said["control"] == "centre square" and said["outcome"] == "worse"
+    assert comparison.verdicts(rows, gains) == [said]
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,9 @@ METHODS = {  # kind of map and sound condition, and how tables call what they ma
     ("centre_square", "none"): "centre square",
     ("oracle", "none"): "oracle ranking",
     ("random_order", "none"): "random order",
-    ("similarity", "silence"): "model, silence",
-    ("similarity", "noise"): "model, noise",
-    ("similarity", "offscreen"): "model, offscreen",
-    ("untrained", "silence"): "untrained weights, silence",
-    ("untrained", "noise"): "untrained weights, noise",
-    ("untrained", "offscreen"): "untrained weights, offscreen",
 }
+METHODS |= {(kind, name): f"{METHODS[kind, 'own']}, {name}"
+            for kind in ("similarity", "untrained") for name in NEGATIVES}  # fmt: skip
 MODEL_FREE = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
 SUFFIXES: dict[metrics.Rule, str] = {"median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive"}
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
@@ -59,14 +55,11 @@ class Measure(NamedTuple):
 
 
 CLIP_MEASURES = (  # those that `_localization` computes for every clip
-    Measure("success", "success rate at 0.5, median threshold", "localization"),
-    Measure("auc", "AUC, median threshold", "localization"),
-    Measure("success_top_half", "success rate at 0.5, top half threshold", "localization"),
-    Measure("auc_top_half", "AUC, top half threshold", "localization"),
-    Measure("success_fixed", "success rate at 0.5, universal threshold", "localization"),
-    Measure("auc_fixed", "AUC, universal threshold", "localization"),
-    Measure("success_adaptive", "success rate at 0.5, adaptive threshold", "localization"),
-    Measure("auc_adaptive", "AUC, adaptive threshold", "localization"),
+    *(
+        Measure(key + SUFFIXES[rule], f"{label}, {says} threshold", "localization")
+        for rule, says in zip(SUFFIXES, ("median", "top half", "universal", "adaptive"), strict=True)
+        for key, label in (("success", "success rate at 0.5"), ("auc", "AUC"))
+    ),
     Measure("pointing", "pointing accuracy", "masks"),
     Measure("miou", "mean IoU, adaptive threshold", "masks"),
     Measure("miou_half", "mean IoU, threshold 0.5 of the scaled map", "masks"),
@@ -125,10 +118,7 @@ class GroundTruth(NamedTuple):
 
 
 def load_ground_truth(clips: AnnotatedClips, rows: slice = slice(None)) -> GroundTruth:
-    """Load the ground truth of the clips `rows`, in parts: that of 5,000 clips is larger than 1 GB.
-
-    Raises ``MediaError`` for a mask that cannot be read, naming its file.
-    """
+    """Load the ground truth of the clips `rows`; all of a list may be 1 GB. ``MediaError`` names an unreadable mask."""
     ids = clips.ids[rows]
     boxes = np.stack([metrics.ground_truth_map(clips.annotations[clip_id]) for clip_id in ids]).astype(np.float32)
     masks = boxes > 0
@@ -184,13 +174,9 @@ def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
 def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> pd.DataFrame:
     """Measure every clip of one list under every sound and kind of map: the rows of ``clips.csv``.
 
-    Parameters
-    ----------
-    arrays : maps (N, h, w) by :func:`array_name`; with ``pair_scores`` (and ``untrained_pair_scores``) (N, N) of every
-        image with every sound, there is retrieval.
-    thresholds : kind of map -> universal threshold; without one, what needs it is NaN.
-
-    Raises ``InputError`` for maps that are not finite, naming the clips.
+    `arrays` holds maps (N, h, w) by :func:`array_name`; with ``pair_scores`` (and ``untrained_pair_scores``) (N, N) of
+    every image with every sound, there is retrieval. `thresholds` are universal ones by kind of map; what needs one
+    that is not there is NaN. Raises ``InputError`` for maps that are not finite, naming the clips.
     """
     known = clip_table(clips)
     keys = [key for key in METHODS if key[0] in MODEL_FREE or array_name(*key) in arrays]
@@ -202,12 +188,12 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
         areas.append(ground_truth.boxes.mean(axis=(1, 2)))
         for kind, condition in keys:
             if kind in MODEL_FREE:
-                found = _of_control(kind, ground_truth, source)
+                found = _of_control(kind, ground_truth, source, ids)
             elif condition in NEGATIVES:
-                found = _of_negative(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ids)
-            else:
                 maps = arrays[array_name(kind, condition)][rows]
-                found = _of_maps(maps, thresholds.get(kind), ground_truth, ids)
+                found = _of_sound(maps, maps, thresholds.get(kind), ids) | {"source": np.zeros(len(ids), dtype=bool)}
+            else:
+                found = _of_maps(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ground_truth, ids)
                 if condition != "none":  # a map that a sound in the image went into is no negative
                     found["pia"] = np.where(source, np.nan, found["pia"])
             columns[kind, condition].append(found)
@@ -222,14 +208,10 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
     return pd.concat(_with_retrieval(tables, clips, arrays, known), ignore_index=True)
 
 
-def _of_negative(maps: np.ndarray, threshold: float | None, ids: list[str]) -> dict[str, np.ndarray]:
-    """Measure maps of a sound that nothing in the image makes."""
-    none = np.zeros(len(ids), dtype=bool)
-    return {"confidence": protocols.confidence(maps, ids), "pia": _pia(maps, threshold, ids), "source": none}
-
-
-def _pia(maps: np.ndarray, threshold: float | None, ids: list[str]) -> np.ndarray:
-    return np.full(len(ids), np.nan) if threshold is None else protocols.pia(maps, threshold, ids)
+def _of_sound(maps: np.ndarray, large: np.ndarray, threshold: float | None, ids: list[str]) -> dict[str, np.ndarray]:
+    """Measure how much a map claims, whatever is there: of raw maps, and the same enlarged (or not)."""
+    pia = np.full(len(ids), np.nan) if threshold is None else protocols.pia(large, threshold, ids)
+    return {"confidence": protocols.confidence(maps, ids), "pia": pia}
 
 
 def _of_maps(
@@ -241,30 +223,27 @@ def _of_maps(
     ciou = metrics.ciou_by_rule(large, ground_truth.boxes, rules, threshold, ids)
     miou = metrics.ciou(large, ground_truth.masks, "adaptive", ids=ids)
     columns = _localization(ciou, miou, large, ground_truth.masks, ids)
-    return columns | {"confidence": protocols.confidence(maps, ids), "pia": _pia(large, threshold, ids)}
+    return columns | _of_sound(maps, large, threshold, ids)
 
 
-def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure maps that no model is needed for. Constant ones are equally sure of all clips."""
-    boxes, masks, count = *ground_truth, len(source)
-    sure, share = np.zeros(count), np.full(count, np.nan)  # a square has no scale
-    if kind == "centre_square":
+def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray, ids: list[str]) -> dict[str, np.ndarray]:
+    """Measure maps that no model is needed for."""
+    boxes, masks, count = *ground_truth, len(ids)
+    if kind == "whole_image":
+        return _of_maps(protocols.whole_image(count), -1.0, ground_truth, ids)  # all of it is above the threshold
+    if kind == "centre_square":  # equally sure of all clips; a square has no scale
+        maps, sure, share = protocols.centre_square(count), np.zeros(count), np.full(count, np.nan)
         ciou = {rule: protocols.centre_square_ciou(boxes, rule) for rule in SUFFIXES}
-        miou, of_masks = protocols.centre_square_ciou(masks, "adaptive"), protocols.centre_square(count)
-    else:
-        if kind == "whole_image":
-            of_boxes = of_masks = metrics.resize(protocols.whole_image(count))
-            threshold, share = -1.0, np.ones(count)
-        else:  # the bound for pixels knows the pixels, the bound for boxes the boxes; both know when nothing sounds
-            of_boxes, of_masks = protocols.oracle(boxes), protocols.oracle(masks)
-            threshold, sure, share = 0.0, source.astype(float), np.zeros(count)
-        ciou = metrics.ciou_by_rule(of_boxes, boxes, list(SUFFIXES), threshold)
-        miou = metrics.ciou(of_masks, masks, "adaptive")
-    return _localization(ciou, miou, of_masks, masks) | {"confidence": sure, "pia": share}
+        miou = protocols.centre_square_ciou(masks, "adaptive")
+    else:  # the bound for pixels knows the pixels, the bound for boxes the boxes; both know when nothing sounds
+        maps, sure, share = protocols.oracle(masks), source.astype(float), np.zeros(count)
+        ciou = metrics.ciou_by_rule(protocols.oracle(boxes), boxes, list(SUFFIXES), 0.0)
+        miou = metrics.ciou(maps, masks, "adaptive")
+    return _localization(ciou, miou, maps, masks, ids) | {"confidence": sure, "pia": share}
 
 
 def _localization(
-    ciou: Mapping[str, np.ndarray], miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: metrics.Ids = None
+    ciou: Mapping[str, np.ndarray], miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: list[str]
 ) -> dict[str, np.ndarray]:
     """Name the columns of boxes (from their `ciou` under each rule) and compute those of masks."""
     columns: dict[str, np.ndarray] = {}
@@ -283,14 +262,12 @@ def _with_mask_measures(values: dict[str, np.ndarray], subsets: pd.Series, maske
     if "curve" not in values:
         return values
     curves, iou = values.pop("curve"), values.pop("iou")
-    nothing = np.full(len(curves), np.nan)
+    f = np.full(len(curves), np.nan)
     if not masked:
-        return values | {"miou": nothing, "f": nothing, "miou_half": nothing}
-    f, used = nothing, ~np.isnan(curves).any(axis=1)
-    for subset in dict.fromkeys(subsets):
-        rows = np.flatnonzero(used & (subsets == subset).to_numpy())
-        if len(rows):
-            f[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
+        return values | {"miou": f, "f": f, "miou_half": f}
+    known = np.flatnonzero(~np.isnan(curves).any(axis=1))
+    for _, rows in pd.Series(known).groupby(subsets.to_numpy()[known]):
+        f[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
     return values | {"f": f, "miou_half": iou}
 
 

@@ -198,7 +198,7 @@ def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, An
         },
     }
     summary |= about | tables.summarize(clips, config.evaluation, config.seed)
-    summary["verdicts"] = list(comparison.verdicts(summary["tables"], summary["differences"]))
+    summary["verdicts"] = comparison.verdicts(summary["tables"], summary["differences"])
     write_atomic(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     return folder / "summary.json"
 
