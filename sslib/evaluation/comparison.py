@@ -72,9 +72,8 @@ def verdict(tables: list[Row], differences: list[Row]) -> Row | None:
     gain = gains[control]
     # Resampling one recording always gives it back: an interval of no width says nothing.
     found = outcome(gain["low"], gain["high"], higher) if gain["clusters"] > 1 else "inconclusive"
-    of_control = {"control": control, "control_value": values[control]}
-    place, interval = ({key: gain[key] for key in keys} for keys in (TABLE_KEY, ("value", "low", "high")))
-    return place | of_control | interval | {"outcome": found}
+    best = {"control": control, "control_value": values[control]}
+    return {k: gain[k] for k in TABLE_KEY} | best | {k: gain[k] for k in ("value", "low", "high")} | {"outcome": found}
 
 
 def verdicts(tables: list[Row], differences: list[Row]) -> list[Row]:
@@ -101,13 +100,11 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
 
     A gain is the difference to the first configuration, clip by clip, each seed with one of the first in rising order:
     a seed is no more like its namesake than like any other, so any pairing is as good. Seeds without a partner are left
-    out of gains. Intervals resample recordings and seeds.
+    out of gains. Intervals resample recordings and seeds. ``ResultsError`` names runs that cannot be compared.
 
     Returns one row per list, subset, measure and configuration: protocol, split, subset, measure, run, seeds, value,
     low, high, clips, clusters, all_clips (of the union of the runs), and for all but the first configuration gain,
     gain_low, gain_high, gain_seeds (pairs of seeds) and outcome.
-
-    Raises ``ResultsError`` for a run that is not evaluated, and runs without common clips.
     """
     clips = pd.concat({run: _model_rows(run) for group in groups for run in group.runs}, axis=1)
     totals, first = clips.groupby(["split", "subset"]).size(), groups[0].runs[0]
@@ -124,9 +121,9 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
                 gains = bootstrap_means(found[:pairs] - values[0][:pairs], *how)
             for measure, interval, gain in zip(COMPARED, bootstrap_means(found, *how), gains, strict=True):
                 if interval.clips:
-                    place = (MEASURES[measure].protocol, split, subset, measure)
-                    row = dict(zip(TABLE_KEY, place, strict=True)) | {"run": group.name, "seeds": len(found)}
-                    row |= interval._asdict() | {"all_clips": int(totals[split, subset])}
+                    row = {"protocol": MEASURES[measure].protocol, "split": split, "subset": subset, "measure": measure}
+                    row |= {"run": group.name, "seeds": len(found)} | interval._asdict()
+                    row |= {"all_clips": int(totals[split, subset])}
                     if gain and gain.clips:
                         row |= dict(zip(GAIN, (*gain[:3], pairs), strict=True)) | {"outcome": outcome(*gain[1:3])}
                     rows.append(row)

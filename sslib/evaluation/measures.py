@@ -23,6 +23,7 @@ from sslib.data.layout import Layout, video_of
 from sslib.datasets import AVDataset
 from sslib.evaluation import protocols
 
+Columns = dict[str, np.ndarray]  # of clips.csv
 NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the image makes
 MODEL = "model"
 METHODS = {  # kind of map and sound condition, and how tables call what they make together
@@ -36,12 +37,10 @@ METHODS = {  # kind of map and sound condition, and how tables call what they ma
     ("oracle", "none"): "oracle ranking",
     ("random_order", "none"): "random order",
 }
-METHODS |= {(kind, name): f"{METHODS[kind, 'own']}, {name}"
-            for kind in ("similarity", "untrained") for name in NEGATIVES}  # fmt: skip
+METHODS |= {(kind, n): f"{METHODS[kind, 'own']}, {n}" for kind in ("similarity", "untrained") for n in NEGATIVES}
 MODEL_FREE = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
 SUFFIXES: dict[metrics.Rule, str] = {"median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive"}
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
-MAX_CLIPS = 1000  # of sounds swapped within a scene: their ground truth is 250 MB
 AVSBENCH_LEVEL = 127  # of 0 … 254: the threshold 0.5
 
 
@@ -98,17 +97,6 @@ class AnnotatedClips(NamedTuple):
         """Scene of each clip, which is one and the same image; of a clip without one its own id."""
         return [name or clip_id for name, clip_id in zip(self.field("scene"), self.ids, strict=True)]
 
-    @property
-    def negative(self) -> Bool[np.ndarray, " N"]:
-        """Whether nothing that sounds is in the image: annotated, with no box at all."""
-        return np.array([boxes is not None and len(boxes) == 0 for boxes in self.field("boxes")])
-
-    @property
-    def masked(self) -> bool:
-        """Whether all clips with a source have a mask of its pixels."""
-        clips = zip(self.ids, self.negative, strict=True)
-        return all(self.layout.mask(clip_id).is_file() for clip_id, negative in clips if not negative)
-
 
 class GroundTruth(NamedTuple):
     """Ground truth of some clips on 224 x 224 pixels."""
@@ -145,7 +133,7 @@ def clip_table(clips: AnnotatedClips) -> pd.DataFrame:
             "recording": [name or video_of(clip_id) for name, clip_id in zip(recordings, clips.ids, strict=True)],
             "scene": clips.scenes,
             "objects": [np.nan if n is None else n for n in counts],
-            "source": ~clips.negative,
+            "source": [boxes is None or len(boxes) > 0 for boxes in clips.field("boxes")],  # else nothing there sounds
         }
     )
 
@@ -180,7 +168,7 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
     """
     known = clip_table(clips)
     keys = [key for key in METHODS if key[0] in MODEL_FREE or array_name(*key) in arrays]
-    columns: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {key: [] for key in keys}
+    columns: dict[tuple[str, str], list[Columns]] = {key: [] for key in keys}
     areas = []
     for start in range(0, len(clips.ids), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -191,7 +179,7 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
                 found = _of_control(kind, ground_truth, source, ids)
             elif condition in NEGATIVES:
                 maps = arrays[array_name(kind, condition)][rows]
-                found = _of_sound(maps, maps, thresholds.get(kind), ids) | {"source": np.zeros(len(ids), dtype=bool)}
+                found = _claims(maps, maps, thresholds.get(kind), ids) | {"source": np.zeros(len(ids), dtype=bool)}
             else:
                 found = _of_maps(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ground_truth, ids)
                 if condition != "none":  # a map that a sound in the image went into is no negative
@@ -199,34 +187,33 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
             columns[kind, condition].append(found)
     area = np.concatenate(areas)
     known = known.assign(area=area, area_group=metrics.area_group(area))
-    masked, tables = clips.masked, []
-    for (kind, condition), parts in columns.items():
+    masked = all(clips.layout.mask(clip_id).is_file() for clip_id in known["clip_id"][known["source"]])
+    retrieval, tables = _retrieval(clips, arrays), []
+    for kind, condition in dict.fromkeys([*keys, *retrieval]):
+        parts = columns.get((kind, condition), [{}])
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        tables.append(
-            known.assign(map_kind=kind, condition=condition, **_with_mask_measures(values, known["subset"], masked))
-        )
-    return pd.concat(_with_retrieval(tables, clips, arrays, known), ignore_index=True)
+        values = _with_mask_measures(values, known["subset"], masked) | retrieval.get((kind, condition), {})
+        tables.append(known.assign(map_kind=kind, condition=condition, **values))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _of_sound(maps: np.ndarray, large: np.ndarray, threshold: float | None, ids: list[str]) -> dict[str, np.ndarray]:
-    """Measure how much a map claims, whatever is there: of raw maps, and the same enlarged (or not)."""
+def _claims(maps: np.ndarray, large: np.ndarray, threshold: float | None, ids: list[str]) -> Columns:
+    """Measure what needs no ground truth, from raw maps and the same enlarged (or not): how much they claim."""
     pia = np.full(len(ids), np.nan) if threshold is None else protocols.pia(large, threshold, ids)
     return {"confidence": protocols.confidence(maps, ids), "pia": pia}
 
 
-def _of_maps(
-    maps: np.ndarray, threshold: float | None, ground_truth: GroundTruth, ids: list[str]
-) -> dict[str, np.ndarray]:
+def _of_maps(maps: np.ndarray, threshold: float | None, ground_truth: GroundTruth, ids: list[str]) -> Columns:
     """Measure maps of the clips' own or other clips' sounds, or without any."""
     large = metrics.resize(maps)  # once for all measures
     rules = [rule for rule in SUFFIXES if rule != "fixed" or threshold is not None]
     ciou = metrics.ciou_by_rule(large, ground_truth.boxes, rules, threshold, ids)
     miou = metrics.ciou(large, ground_truth.masks, "adaptive", ids=ids)
     columns = _localization(ciou, miou, large, ground_truth.masks, ids)
-    return columns | _of_sound(maps, large, threshold, ids)
+    return columns | _claims(maps, large, threshold, ids)
 
 
-def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray, ids: list[str]) -> dict[str, np.ndarray]:
+def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray, ids: list[str]) -> Columns:
     """Measure maps that no model is needed for."""
     boxes, masks, count = *ground_truth, len(ids)
     if kind == "whole_image":
@@ -242,11 +229,9 @@ def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray, ids: l
     return _localization(ciou, miou, maps, masks, ids) | {"confidence": sure, "pia": share}
 
 
-def _localization(
-    ciou: Mapping[str, np.ndarray], miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: list[str]
-) -> dict[str, np.ndarray]:
+def _localization(ciou: Columns, miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: list[str]) -> Columns:
     """Name the columns of boxes (from their `ciou` under each rule) and compute those of masks."""
-    columns: dict[str, np.ndarray] = {}
+    columns: Columns = {}
     for rule, suffix in SUFFIXES.items():
         values = ciou.get(rule, np.full(len(miou), np.nan))
         columns[f"ciou{suffix}"] = values
@@ -257,7 +242,7 @@ def _localization(
     return columns | {"miou": miou, "curve": curves.f, "iou": curves.iou[:, AVSBENCH_LEVEL]}
 
 
-def _with_mask_measures(values: dict[str, np.ndarray], subsets: pd.Series, masked: bool) -> dict[str, np.ndarray]:
+def _with_mask_measures(values: Columns, subsets: pd.Series, masked: bool) -> Columns:
     """Replace the curves by AVSBench's measures: F at the threshold that is best for a clip's subset, IoU at 0.5."""
     if "curve" not in values:
         return values
@@ -271,24 +256,16 @@ def _with_mask_measures(values: dict[str, np.ndarray], subsets: pd.Series, maske
     return values | {"f": f, "miou_half": iou}
 
 
-# Retrieval ------------------------------------------------------------------------------------------------------------
-
-
-def _with_retrieval(
-    tables: list[pd.DataFrame], clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], known: pd.DataFrame
-) -> list[pd.DataFrame]:
-    """Add R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
+def _retrieval(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Columns]:
+    """Compute R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
     names = {"similarity": "pair_scores", "untrained": "untrained_pair_scores"}
-    scores = {kind: arrays[name] for kind, name in names.items() if name in arrays}
+    scores = {(kind, "own"): arrays[name] for kind, name in names.items() if name in arrays}
     if not scores:
-        return tables
+        return {}
     scenes = np.asarray(clips.scenes)  # all clips of a scene are one and the same image
     answers = {"": scenes[:, None] == scenes, "class_": protocols.heard_in(clips.classes, clips.field("objects"))}
-    for number, table in enumerate(tables):
-        kind, condition = table["map_kind"].iloc[0], table["condition"].iloc[0]
-        if condition == "own" and kind in scores:
-            tables[number] = table.assign(**protocols.recalls(scores[kind], answers))
-    return [*tables, known.assign(map_kind="random_order", condition="none", **protocols.recalls(None, answers))]
+    scores[("random_order", "none")] = None
+    return {key: protocols.recalls(of_pairs, answers) for key, of_pairs in scores.items()}
 
 
 # Does a map move when another thing of the image sounds? --------------------------------------------------------------
@@ -303,8 +280,8 @@ class SoundSwap(NamedTuple):
     ground_truth: GroundTruth
 
 
-def sound_swap(clips: AnnotatedClips, max_clips: int = MAX_CLIPS) -> SoundSwap | None:
-    """Find the first scenes of a list in which each of two things sounds once; None where it has no such scene."""
+def sound_swap(clips: AnnotatedClips, max_clips: int = 1000) -> SoundSwap | None:
+    """Find the first scenes in which each of two things sounds once, or None; 1,000 clips have 250 MB ground truth."""
     known = clip_table(clips)
     known = known[known["source"]]
     scenes = [list(rows) for rows in known.groupby("scene", sort=False).groups.values() if len(rows) == 2]

@@ -61,6 +61,7 @@ PROTOCOLS: dict[str, dict[str, str]] = {  # protocol -> key of a measure -> labe
 
 Row = dict[str, Any]
 Frames = dict[tuple[str, str], pd.DataFrame]  # (map_kind, condition) -> one row a clip, all in the same order
+Tables = dict[str, pd.DataFrame]  # method -> one row a clip
 Columns = dict[tuple[str, str], np.ndarray]  # (method, measure) -> values
 Settings = tuple[int, float, int]  # resamples, confidence, seed
 
@@ -79,15 +80,14 @@ def summarize(clips: pd.DataFrame, evaluation: Evaluation, seed: int = 0) -> dic
         for (split, subset), group in _groups(clips, column):
             found = Subset.of(group, settings).means(GROUPED, differences=protocol == "area")
             rows += [{"protocol": protocol, "split": split, "subset": subset} | row for row in found]
-    roles = {"tables": "method", "differences": "control"}
-    return {name: [row for row in rows if role in row] for name, role in roles.items()}
+    return {"tables": [r for r in rows if "method" in r], "differences": [r for r in rows if "control" in r]}
 
 
 def _groups(clips: pd.DataFrame, column: str) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Divide each list by area (in order of size) or class; where there is only one there is nothing to compare."""
-    order = ["small", "medium", "large", "huge"]
+    order = {"small": "1", "medium": "2", "large": "3", "huge": "4"}
     for split, rows in clips.groupby("split", sort=False):
-        names = sorted(set(rows[column].dropna()) - {"", "empty"}, key=lambda n: order.index(n) if n in order else n)
+        names = sorted(set(rows[column].dropna()) - {"", "empty"}, key=lambda name: order.get(name, name))
         for name in names if len(names) > 1 else ():
             yield (split, name), rows[rows[column] == name]
 
@@ -107,7 +107,7 @@ class Subset:
         return cls({k: rows if rows.index.equals(order) else rows.loc[order] for k, rows in frames.items()}, settings)
 
     @property
-    def methods(self) -> dict[str, pd.DataFrame]:
+    def methods(self) -> Tables:
         """The methods of a table, without the rows of negative sounds."""
         return {METHODS[key]: rows for key, rows in self.frames.items() if key[1] not in NEGATIVES}
 
@@ -129,13 +129,11 @@ class Subset:
         yield "universal", self.universal()
         yield "interaction", self.interaction()
 
-    def means(self, measures: Iterable[str], differences: bool = True) -> list[Row]:
-        """Average columns that the methods' rows have over clips."""
+    def means(self, measures: Iterable[str], differences: bool = True, methods: Tables | None = None) -> list[Row]:
+        """Average columns that the rows of the methods (of all, or these) have over clips."""
         columns = {(method, measure): rows[measure].to_numpy(dtype=np.float64)
-                   for method, rows in self.methods.items() for measure in measures if measure in rows}  # fmt: skip
-        return self._mean_rows(columns, differences)
-
-    def _mean_rows(self, columns: Columns, differences: bool = True) -> list[Row]:
+                   for method, rows in (methods or self.methods).items()
+                   for measure in measures if measure in rows}  # fmt: skip
         return mean_rows(columns, lambda values: bootstrap_means(values, self.recordings, *self.settings), differences)
 
     def detection(self) -> list[Row]:
@@ -188,9 +186,7 @@ class Subset:
         found = _statistic_rows(harmonic, [*shares], ("f_loc", "f_auc"), self.recordings, self.settings)
         # Shuffling the sounds of positives leaves the negatives as they are: only F is another one.
         shares.pop("model, shuffled sounds", None)
-        columns = {(method, name): rows[name].to_numpy(float)
-                   for method, rows in shares.items() for name in PROTOCOLS["universal"] if name in rows}  # fmt: skip
-        return found + self._mean_rows(columns)
+        return found + self.means(PROTOCOLS["universal"], methods=shares)
 
     def _negative_shares(self, key: tuple[str, str]) -> dict[str, np.ndarray]:
         """Make the columns ``pia…`` and ``aoc…``: of each kind of negative, and their mean."""
@@ -212,11 +208,9 @@ class Subset:
         columns = {}
         for method, rows in self.methods.items():
             for suffix in ("", "_adaptive"):
-                if f"ciou{suffix}" in rows:
-                    least = protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes)
-                    least = np.where(complete, least, np.nan)
-                    columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
-                    columns[method, f"iauc{suffix}"] = metrics.auc_per_clip(least)
+                least = np.where(complete, protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes), np.nan)
+                columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
+                columns[method, f"iauc{suffix}"] = metrics.auc_per_clip(least)
         units = pd.DataFrame({"scene": scenes, "recording": self.recordings})
         return mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,7 @@ def threshold_curves(panels: Mapping[str, Mapping[str, np.ndarray]], xlabel: str
     """
     figure, [axes] = grid(1, len(panels), 2.75 if len(panels) > 1 else 4.2, 3.3)
     names = dict.fromkeys(name for methods in panels.values() for name in methods)
-    colours = dict(zip(names, cycle(LINES)))
+    colours = dict(zip(names, 2 * LINES, strict=False))
     for axis, (title, methods) in zip(axes, panels.items(), strict=True):
         shares_above(axis, methods, colours, start=0)
         axis.axvline(0.5, color=GREY, lw=0.8, ls=":")  # what a success rate asks for
