@@ -47,9 +47,6 @@ def read_clips(run: Path) -> pd.DataFrame:
     return pd.read_csv(run / "clips.csv", keep_default_na=False, na_values=[""])
 
 
-# A model and its controls ---------------------------------------------------------------------------------------------
-
-
 def outcome(low: float, high: float, higher_is_better: bool = True) -> str:
     """Say what the interval of a difference allows: ``better``, ``worse``, or ``inconclusive`` where 0 is in it."""
     if low > 0 or high < 0:
@@ -82,9 +79,6 @@ def verdicts(tables: list[Row], differences: list[Row]) -> list[Row]:
     for row in tables + differences:
         groups.setdefault(tuple(row[key] for key in TABLE_KEY), ([], []))["control" in row].append(row)
     return [found for group in groups.values() if (found := verdict(*group))]
-
-
-# Runs side by side ----------------------------------------------------------------------------------------------------
 
 
 class Group(NamedTuple):

@@ -66,9 +66,6 @@ CLIP_MEASURES = (  # those that `_localization` computes for every clip
 )
 
 
-# What is known of the clips -------------------------------------------------------------------------------------------
-
-
 class AnnotatedClips(NamedTuple):
     """Clips of one list, in order, and all that is known about them."""
 
@@ -154,9 +151,6 @@ def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
     negatives |= {kind: [kind] for kind in ("visual_only", "visual_only_mean")}
     found = {kind: {name: maps[name] for name in names if name in maps} for kind, names in negatives.items()}
     return {kind: protocols.universal_threshold(arrays) for kind, arrays in found.items() if arrays}
-
-
-# The table of clips ---------------------------------------------------------------------------------------------------
 
 
 def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> pd.DataFrame:
@@ -266,9 +260,6 @@ def _retrieval(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray]) -> dict[
     answers = {"": scenes[:, None] == scenes, "class_": protocols.heard_in(clips.classes, clips.field("objects"))}
     scores[("random_order", "none")] = None
     return {key: protocols.recalls(of_pairs, answers) for key, of_pairs in scores.items()}
-
-
-# Does a map move when another thing of the image sounds? --------------------------------------------------------------
 
 
 class SoundSwap(NamedTuple):

@@ -178,9 +178,6 @@ def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, An
     return folder / "summary.json"
 
 
-# Maps from elsewhere --------------------------------------------------------------------------------------------------
-
-
 class ListCoverage(NamedTuple):
     """Which clips of a list have maps."""
 

@@ -57,8 +57,6 @@ PROTOCOLS: dict[str, dict[str, str]] = {  # protocol -> key of a measure -> labe
 }  # fmt: skip
 
 
-# From rows of clips to rows of tables ---------------------------------------------------------------------------------
-
 Row = dict[str, Any]
 Frames = dict[tuple[str, str], pd.DataFrame]  # (map_kind, condition) -> one row a clip, all in the same order
 Tables = dict[str, pd.DataFrame]  # method -> one row a clip
