@@ -20,6 +20,8 @@ from jaxtyping import Bool, Float, Shaped
 from sslib.config import InputError
 
 Rule = Literal["median", "top_half", "fixed", "adaptive"]  # how a heatmap becomes a binary prediction
+Heatmaps = Shaped[np.ndarray, "N h w"]  # raw, of any size
+PerClip = Float[np.ndarray, " N"]
 GroundTruthMaps = Float[np.ndarray, "N H W"] | Bool[np.ndarray, "N H W"]  # a consensus map or a mask
 Ids = Sequence[str] | np.ndarray | None  # the clips' ids, for messages
 GRID = 224  # pixels: side of the square on which heatmap and ground truth meet
@@ -49,10 +51,8 @@ def box_map(boxes: Sequence[Sequence[float | int]], size: int = GRID) -> Float[n
 def consensus_map(annotators: Sequence[Sequence[Sequence[float | int]]], size: int = GRID) -> Float[np.ndarray, "H W"]:
     """Draw Flickr-SoundNet's ground truth: ``min(1, sum over annotators of their box map / 2)`` (Senocak et al. 2018).
 
-    Parameters
-    ----------
-    annotators : the boxes of each, in [0, 1] (pixel / 256 in the XML; 224 * pixel / 256 is cut to a whole number). A
-        pixel that two of them mark counts in full, one that a single one marks by half.
+    A pixel that two of them mark counts in full, one that a single one marks by half. Boxes are in [0, 1] (pixel / 256
+    in the XML; 224 * pixel / 256 is cut to a whole number).
     """
     return np.minimum(1, sum((box_map(boxes, size) for boxes in annotators), np.zeros((size, size))) / 2)
 
@@ -78,18 +78,16 @@ def resize(maps: Shaped[np.ndarray, "N h w"], size: tuple[int, int] = (GRID, GRI
 
 
 def per_clip(
-    function: Callable[[int, np.ndarray], Sequence[float] | np.ndarray],
-    heatmaps: Shaped[np.ndarray, "N h w"],
-    size: tuple[int, int],
-    width: int,
-    ids: Ids = None,
+    function: Callable[[int, np.ndarray], Any], heatmaps: Heatmaps, shape: tuple[int, ...], width: int, ids: Ids = None
 ) -> Float[np.ndarray, "N width"]:
-    """Apply `function` to each row's number and resized, flattened heatmap: `width` values. In chunks and threads."""
+    """Apply `function` to each row's number and flattened heatmap, resized to `shape` (N, H, W): `width` values."""
+    if len(heatmaps) != shape[0]:
+        raise InputError(f"{len(heatmaps)} heatmaps for {shape[0]} ground truths")
     check_finite(heatmaps, ids)
     values = np.empty((len(heatmaps), width))
 
     def work(start: int) -> None:
-        for row, large in enumerate(resize(heatmaps[start : start + CHUNK], size), start):
+        for row, large in enumerate(resize(heatmaps[start : start + CHUNK], shape[1:]), start):
             values[row] = function(row, large.reshape(-1))
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -103,11 +101,6 @@ def check_finite(heatmaps: np.ndarray, ids: Ids = None) -> None:
         raise InputError(f"{len(heatmaps)} heatmaps, but {len(ids)} clip ids")
     if bad := [row for row, heatmap in enumerate(heatmaps) if not np.isfinite(heatmap).all()]:
         raise InputError(f"heatmaps with values that are not finite, {_named(bad, ids)}; nothing was left out for them")
-
-
-def _check_pair(heatmaps: np.ndarray, ground_truth: np.ndarray) -> None:
-    if len(heatmaps) != len(ground_truth):
-        raise InputError(f"{len(heatmaps)} heatmaps for {len(ground_truth)} ground truths")
 
 
 def _named(rows: list[int], ids: Ids) -> str:
@@ -124,11 +117,10 @@ def binarize(
 ) -> list[Bool[np.ndarray, " n"]]:
     """Choose the pixels of one flat heatmap that count as its prediction, under each of `rules`.
 
-    ``median``: those at or above its own median, at least half of the image (the paper, LVS, EZ-VSL).
-    ``top_half``: the highest ones, exactly half of the pixels (rounded down). ``adaptive``: the `count` highest ones,
-    as many as the ground truth has; it measures the ranking (Senocak et al. 2024). In both, ties go to the first
-    pixels in reading order. ``fixed``: those above `threshold`, a value on the raw map that is the same for all clips
-    (Mo & Morgado 2022, Juanola et al. 2024).
+    ``median``: those at or above its own median, at least half of the image (the paper, LVS, EZ-VSL). ``top_half``: the
+    highest ones, exactly half of the pixels (rounded down). ``adaptive``: the `count` highest ones, as many as the
+    ground truth has; it measures the ranking (Senocak et al. 2024). In both, ties go to the first pixels in reading
+    order. ``fixed``: those above `threshold` on the raw map, the same for all clips (Mo & Morgado 2022).
     """
     n, half = len(heatmap), len(heatmap) // 2
     ranks = {"median": (half, (n - 1) // 2), "top_half": (n - max(half, 1),), "adaptive": (n - max(count, 1),)}
@@ -178,34 +170,21 @@ def pixel_count(ground_truth: np.ndarray) -> int:
 
 
 def ciou(
-    heatmaps: Shaped[np.ndarray, "N h w"],
-    ground_truth: GroundTruthMaps,
-    rule: Rule = "median",
-    threshold: float | None = None,
-    ids: Ids = None,
-) -> Float[np.ndarray, " N"]:
+    heatmaps: Heatmaps, ground_truth: GroundTruthMaps, rule: Rule = "median", threshold=None, ids: Ids = None
+) -> PerClip:
     """Compute the consensus intersection over union of each clip (Senocak et al. 2018).
 
     ``sum(p * g) / (sum(g) + sum(p * [g = 0]))`` for the binary prediction p of :func:`binarize` and the consensus map
-    g. With a mask as ground truth it is the plain IoU, and its mean AVSBench's mIoU (which gives clips without an
-    object a value of their own). NaN where the ground truth is empty.
-
-    Raises ``InputError`` for heatmaps or ground truths that are not finite (naming the clips), or not equally many of
-    both.
+    g; NaN where g is empty. With a mask as ground truth it is the plain IoU, and its mean AVSBench's mIoU (which gives
+    clips without an object a value of their own). ``InputError`` names clips with values that are not finite.
     """
-    _check_pair(heatmaps, ground_truth)
     return ciou_by_rule(heatmaps, ground_truth, (rule,), threshold, ids)[rule]
 
 
 def ciou_by_rule(
-    heatmaps: Shaped[np.ndarray, "N h w"],
-    ground_truth: GroundTruthMaps,
-    rules: Sequence[Rule],
-    threshold: float | None = None,
-    ids: Ids = None,
-) -> dict[str, Float[np.ndarray, " N"]]:
+    heatmaps: Heatmaps, ground_truth: GroundTruthMaps, rules: Sequence[Rule], threshold=None, ids: Ids = None
+) -> dict[str, PerClip]:
     """Compute :func:`ciou` under several rules, for little more than the price of one."""
-    _check_pair(heatmaps, ground_truth)
 
     def values(row: int, heatmap: np.ndarray) -> list[float]:
         target = ground_truth[row].reshape(-1)
@@ -213,7 +192,7 @@ def ciou_by_rule(
             raise InputError(f"a ground truth with values outside of [0, 1], {_named([row], ids)}")
         return [overlap(predicted, target) for predicted in binarize(heatmap, pixel_count(target), rules, threshold)]
 
-    columns = per_clip(values, heatmaps, ground_truth.shape[1:], len(rules), ids)
+    columns = per_clip(values, heatmaps, ground_truth.shape, len(rules), ids)
     return dict(zip(rules, columns.T, strict=True))
 
 
@@ -227,20 +206,17 @@ def overlap(predicted: Bool[np.ndarray, "*pixels"], ground_truth: Shaped[np.ndar
     return float(both / (total + np.count_nonzero(predicted) - inside))
 
 
-def pointing(
-    heatmaps: Shaped[np.ndarray, "N h w"], mask: Bool[np.ndarray, "N H W"], ids: Ids = None
-) -> Float[np.ndarray, " N"]:
+def pointing(heatmaps: Heatmaps, mask: Bool[np.ndarray, "N H W"], ids: Ids = None) -> PerClip:
     """Play the pointing game: does the highest pixel lie on the object (Zhang et al. 2018, without tolerance)?
 
     Where several pixels are highest, the share of them that do: a constant map scores the object's area.
     """
-    _check_pair(heatmaps, mask)
 
     def value(row: int, heatmap: np.ndarray) -> list[float]:
         highest = heatmap == heatmap.max()
         return [np.count_nonzero(highest & mask[row].reshape(-1)) / np.count_nonzero(highest)]
 
-    return per_clip(value, heatmaps, mask.shape[1:], 1, ids)[:, 0]
+    return per_clip(value, heatmaps, mask.shape, 1, ids)[:, 0]
 
 
 class MaskCurves(NamedTuple):
@@ -250,7 +226,7 @@ class MaskCurves(NamedTuple):
     iou: Float[np.ndarray, "N levels"]
 
 
-def mask_curves(heatmaps: Shaped[np.ndarray, "N h w"], mask: Bool[np.ndarray, "N H W"], ids: Ids = None) -> MaskCurves:
+def mask_curves(heatmaps: Heatmaps, mask: Bool[np.ndarray, "N H W"], ids: Ids = None) -> MaskCurves:
     """Compute F and IoU of each clip's mask over 255 thresholds (AVSBench, Zhou et al. 2022).
 
     The resized map x is scaled by its own extremes; pixels with ``254 (x - min) / (max - min) >= k`` are predicted at
@@ -258,7 +234,6 @@ def mask_curves(heatmaps: Shaped[np.ndarray, "N h w"], mask: Bool[np.ndarray, "N
     ``F = (1 + b) P R / (b P + R)``, b = beta² = 0.3, and 0 where nothing is right. NaN for an empty mask.
     AVSBench's F is the maximum over thresholds of the clips' mean curve, its mIoU at 0.5 the mean of ``iou[:, 127]``.
     """
-    _check_pair(heatmaps, mask)
 
     def values(row: int, heatmap: np.ndarray) -> np.ndarray:
         target = mask[row].reshape(-1)
@@ -270,11 +245,11 @@ def mask_curves(heatmaps: Shaped[np.ndarray, "N h w"], mask: Bool[np.ndarray, "N
         # (1 + b) P R / (b P + R) with P = right / predicted and R = right / total
         return np.concatenate([1.3 * right / (0.3 * total + predicted), right / (total + predicted - right)])
 
-    both = per_clip(values, heatmaps, mask.shape[1:], 2 * LEVELS, ids)
+    both = per_clip(values, heatmaps, mask.shape, 2 * LEVELS, ids)
     return MaskCurves(both[:, :LEVELS], both[:, LEVELS:])
 
 
-def area_group(areas: Float[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
+def area_group(areas: PerClip) -> Shaped[np.ndarray, " N"]:
     """Name the ground truths' shares of the image ``small``, ``medium``, ``large``, ``huge``; ``empty`` where it is 0.
 
     The quartiles of VGG-SS are the edges, which make four groups of about equal size there. A group begins at its edge:
@@ -287,22 +262,18 @@ def area_group(areas: Float[np.ndarray, " N"]) -> Shaped[np.ndarray, " N"]:
 # Aggregates -----------------------------------------------------------------------------------------------------------
 
 
-def success_rate(values: Float[np.ndarray, " N"], threshold: float = 0.5) -> float:
-    """Share of clips whose cIoU is at least `threshold` (Senocak et al. 2018); papers print it as "cIoU".
-
-    NaN (no ground truth) is left out.
-    """
+def success_rate(values: PerClip, threshold: float = 0.5) -> float:
+    """Share of clips whose cIoU is at least `threshold` (Senocak et al. 2018), "cIoU" in papers. NaN is left out."""
     values = values[~np.isnan(values)]
     return float((values >= threshold).mean()) if len(values) else np.nan
 
 
-def auc_per_clip(values: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+def auc_per_clip(values: PerClip, passes: np.ufunc = np.greater_equal) -> PerClip:
     """Compute what each clip's cIoU adds to the AUC: the AUC of a set of clips is the mean of these. NaN stays."""
-    passed = np.where(np.isnan(values)[:, None], np.nan, values[:, None] >= AUC_THRESHOLDS)
+    passed = np.where(np.isnan(values)[:, None], np.nan, passes(values[:, None], AUC_THRESHOLDS))
     return np.trapezoid(passed, AUC_THRESHOLDS, axis=1)
 
 
-def auc(values: Float[np.ndarray, " N"]) -> float:
+def auc(values: PerClip) -> float:
     """Area under the success rate over t = 0, 0.05, … 1 (trapezoid rule; Senocak et al. 2018). NaN is left out."""
-    values = values[~np.isnan(values)]
-    return float(auc_per_clip(values).mean()) if len(values) else np.nan
+    return float(np.trapezoid([success_rate(values, t) for t in AUC_THRESHOLDS], AUC_THRESHOLDS))

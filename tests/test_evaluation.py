@@ -361,6 +361,15 @@ def test_area_and_class_groups_are_means_of_their_clips(clips, summary):
         assert {r["subset"] for r in found if r["split"] == "test"} == set(rows.loc[rows["split"] == "test", column])
 
 
+def test_groups_are_in_order_of_size_or_of_name():
+    """A class may be called as a size is."""
+    columns = {"area_group": ["huge", "small", "large", "empty"], "class": ["z", "a", "b", ""]}
+    clips = pd.DataFrame({"split": "test"} | columns)
+    assert [name for (_, name), _ in tables._groups(clips, "area_group")] == ["small", "large", "huge"]
+    assert [name for (_, name), _ in tables._groups(clips, "class")] == ["a", "b", "z"]
+    assert {name for (_, name), _ in tables._groups(clips.replace({"a": "large"}), "class")} == {"b", "large", "z"}
+
+
 def test_differences_are_those_of_the_same_clips(clips, summary):
     rows = clips[(clips["split"] == "test") & (clips["subset"] == "2 objects")]
     own, other = (rows[(rows["map_kind"] == "similarity") & (rows["condition"] == s)] for s in ("own", "shuffled"))
@@ -654,7 +663,7 @@ def test_faulty_folders_of_maps(settings, tmp_path):
     for name, arrays, says in (
         ("one.npy", None, "one array"),
         ("a.npz", {"val/ids": ids}, "no map of a clip of the list 'test'"),
-        ("b.npz", {"test/ids": ids, "test/silence": np.zeros((15, 4, 4))}, "no maps with the clips' own sounds"),
+        ("b.npz", {"test/ids": ids, "test/silence": np.zeros((15, 4, 4))}, "no map .* with its own sound"),
         ("c.npz", {"test/ids": ids, "test/similarity": np.zeros((14, 4, 4))}, "14 values of .*, but 15 of test/ids"),
         ("d.npz", {"test/ids": ids, "test/similarity": np.full((15, 4, 4), np.nan)}, f"of '{ids[0]}': 16 values are"),
         ("e.npz", {"test/ids": ["x"], "test/similarity": np.zeros((1, 4, 4))}, r"no map .*\(15\)|not in the list"),
@@ -665,6 +674,15 @@ def test_faulty_folders_of_maps(settings, tmp_path):
             evaluation.evaluate_maps(path, settings, "test", tmp_path / "out")
         path.unlink()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_map_belongs_to_the_clip_that_its_file_names(tmp_path):
+    """Also where a clip's id begins another's: as names of files, ``a-b.npy`` stands before ``a.npy``."""
+    for number, clip_id in enumerate(("a", "a-b", "a b")):
+        np.save(tmp_path / f"{clip_id}.npy", np.full((2, 2), number))
+    found = evaluation.read_folder(tmp_path, "test", "val")
+    means = found["test/similarity"].mean(axis=(1, 2))
+    assert dict(zip(found["test/ids"].tolist(), means.tolist(), strict=True)) == {"a": 0, "a-b": 1, "a b": 2}
 
 
 # Runs side by side
@@ -798,20 +816,21 @@ def test_verdicts_take_the_best_control():
     gains = [place | {"control": name, "value": 0.5 - values[name], "low": low, "high": 0.3, "clusters": 10}
              for name, low in (("centre square", 0.1), ("untrained weights", -0.1))]  # fmt: skip
     said = comparison.verdict(rows, gains)
-    assert (said.control, said.control_value, said.outcome) == ("untrained weights", 0.4, "inconclusive")
+    found = {"control": "untrained weights", "control_value": 0.4, "value": 0.5 - 0.4, "low": -0.1, "high": 0.3}
+    assert said == place | found | {"outcome": "inconclusive"}
     gains[1]["low"] = 0.05
-    assert comparison.verdict(rows, gains).outcome == "better"
+    assert comparison.verdict(rows, gains)["outcome"] == "better"
     for few in (1, 2, 9):  # a clear difference, but of too few
-        assert comparison.verdict(rows, [gain | {"clusters": few} for gain in gains]).outcome == comparison.TOO_FEW
+        said = comparison.verdict(rows, [gain | {"clusters": few} for gain in gains])
+        assert said["outcome"] == comparison.TOO_FEW
     gains[1] |= {"low": -0.3, "high": -0.1}
-    assert comparison.verdict(rows, gains).outcome == "worse"
+    assert comparison.verdict(rows, gains)["outcome"] == "worse"
     assert comparison.verdict(rows, []) is None
     low = {**place, "protocol": "universal", "measure": "pia"}  # the less of it the better
     rows, gains = [r | low for r in rows], [r | low for r in gains]
     said = comparison.verdict(rows, gains)
-    assert said.control == "centre square" and said.outcome == "worse"
-    both = list(comparison.verdicts(rows, gains))
-    assert both == [low | said._asdict()]
+    assert said == low | said and said["control"] == "centre square" and said["outcome"] == "worse"
+    assert comparison.verdicts(rows, gains) == [said]
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,12 @@ def test_faulty_heatmaps_are_errors(measure):
             call(heatmaps, np.ones((3, 4, 4)))
 
 
-@pytest.mark.parametrize("measure", [metrics.ciou, metrics.pointing])
+@pytest.mark.parametrize("measure", ["ciou_by_rule", "pointing", "mask_curves"])
 def test_as_many_heatmaps_as_ground_truths(measure):
     """Outside pytest, where no annotation is checked, too."""
+    rules = [["median"]] if measure == "ciou_by_rule" else []
     with pytest.raises(ValueError, match="3 heatmaps for 2 ground truths"):
-        inspect.unwrap(measure)(np.zeros((3, 4, 4)), np.ones((2, 4, 4)) > 0)
+        inspect.unwrap(getattr(metrics, measure))(np.zeros((3, 4, 4)), np.ones((2, 4, 4)) > 0, *rules)
 
 
 def test_clips_are_named_in_errors():

@@ -63,7 +63,7 @@ def target(tmp_path):
     return tmp_path / "raw"
 
 
-SOUND = {"vgg/train/a_000030.mp4": noise(1), "vgg/test/b_000001.mp4": noise(2), "b.xml": b"<a/>"}
+SOUND = {"PK/train/a_000030.mp4": noise(1), "vgg/test/b_000001.mp4": noise(2), "b.xml": b"<a/>"}
 
 
 @pytest.mark.parametrize(
@@ -425,6 +425,19 @@ def test_file_has_its_name_only_when_it_is_whole(tmp_path, target, monkeypatch):
             unpack(tmp_path / "a.tar", target)
     assert files(target) == {}
     assert unpack(tmp_path / "a.tar", target).written == 2
+
+
+def test_files_that_cannot_be_linked_are_copied_within_the_limit(tmp_path, target, monkeypatch):
+    def elsewhere(final, source):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("pathlib.Path.hardlink_to", elsewhere)
+    (tmp_path / "download").mkdir()
+    for number in range(3):
+        (tmp_path / f"download/{number}.mp4").write_bytes(noise(number))
+    done = unpack(tmp_path / "download", target, limit=7000)
+    assert files(target) == {"0.mp4": noise(0), "1.mp4": noise(1)} and done.written == 2
+    assert done.refused == {"2.mp4": "it takes 3000 bytes where 1000 may be written"}
 
 
 def test_full_disk_is_a_clear_stop(tmp_path, target, monkeypatch):

@@ -68,6 +68,10 @@ def write_atomic(path: Path, content: bytes | str) -> Path:
         partial.unlink(missing_ok=True)
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def digest(values: Any) -> str:
     """Identify plain values (what JSON can hold) by the SHA-256 of their JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
@@ -116,10 +120,7 @@ class Layout:
         return self.root / "masks" / f"{check_id(clip_id)}.png"
 
     def ids(self, split: str) -> list[str]:
-        """Read the clip ids of a list.
-
-        Raises ``FileNotFoundError`` where there is none; ``InputError`` when it is empty or names a clip twice.
-        """
+        """Read the clip ids of a list; ``FileNotFoundError`` for none, ``InputError`` for one that cannot be used."""
         path = self.split(split)
         if not self.root.is_dir():
             how = "`python -m sslib run CONFIG --only 01` or `python -m sslib prepare VIDEOS FOLDER` makes one"
@@ -144,9 +145,8 @@ class Layout:
     def identity(self, split: str, sizes: bool = True) -> dict[str, str]:
         """Identify the clips of a list, and their files as far as that is known without reading them.
 
-        Clips of no list and other lists make no difference. ``files`` comes from the manifest of prepared videos, from
-        the digest of composed scenes, or else (unless `sizes` is false) from the sizes of first frames and sounds; it
-        is empty where none of these is known.
+        ``files`` comes from the manifest of prepared videos, from the digest of composed scenes, or else (unless
+        `sizes` is false) from the sizes of first frames and sounds; it is empty where none of these is known.
         """
         ids = self.ids(split)
         if rows := self.manifest():
@@ -165,20 +165,17 @@ class Layout:
 
     def _sizes(self, clip_id: str) -> list[int]:
         """Bytes of a clip's first frame and of its sound; nothing for a clip that is missing."""
-        try:
+        with contextlib.suppress(ClipError):
             return [path.stat().st_size for path in (min(self.frames(clip_id).values()), self.audio(clip_id))]
-        except ClipError:
-            return []
+        return []
 
     def annotations(self, split: str) -> dict[str, dict[str, Any]]:
         """Read the annotations of a list by clip id; none where there is no file."""
-        path = self._annotations(split)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return _read_json(self.root / "annotations" / f"{split}.json")
 
     def info(self) -> dict[str, Any]:
         """Read ``dataset.json``; empty where there is none (a folder made by other tools)."""
-        path = self.root / "dataset.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return _read_json(self.root / "dataset.json")
 
     def fingerprint(self) -> str:
         """Identify what the folder says of its clips: lists, annotations and masks, and how they were made."""
@@ -194,7 +191,7 @@ class Layout:
         write_atomic(self.split(split), "".join(f"{i}\n" for i in ids))
 
     def write_annotations(self, split: str, rows: dict[str, dict[str, Any]]) -> None:
-        write_atomic(self._annotations(split), json.dumps(rows, indent=0) + "\n")
+        write_atomic(self.root / "annotations" / f"{split}.json", json.dumps(rows, indent=0) + "\n")
 
     def write_clip(self, clip_id: str, image: np.ndarray, waveform: np.ndarray, sample_rate: int) -> None:
         """Write a clip of one frame, uint8 (H, W, 3), and its sound, int16 (samples,)."""
@@ -203,14 +200,13 @@ class Layout:
 
     def replace_clip(self, clip_id: str, frames: list[bytes], audio: bytes) -> None:
         """Write JPEG frames and FLAC sound under other names, then rename: each is whole, or not there."""
-        if self._holds(clip_id, frames, audio):
-            return  # a cluster gives a slow worker's clip to a second one: the later one takes nothing away
         partial = self.root / PARTIAL / uuid.uuid4().hex
         for folder in partial / "frames", self.root / "video_frames", self.root / "audios":
             folder.mkdir(parents=True, exist_ok=True)
         for k, frame in enumerate(frames, start=1):
             (partial / "frames" / f"{k:03d}.jpg").write_bytes(frame)
         (partial / "audio.flac").write_bytes(audio)
+        # A cluster gives a slow worker's clip to a second one: the later one takes nothing away.
         while not self._holds(clip_id, frames, audio):
             self.remove_clip(clip_id)
             try:
@@ -257,9 +253,6 @@ class Layout:
 
     def split(self, name: str) -> Path:
         return self.root / "splits" / f"{name}.txt"
-
-    def _annotations(self, split: str) -> Path:
-        return self.root / "annotations" / f"{split}.json"
 
 
 def video_of(clip_id: str) -> str:

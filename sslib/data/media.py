@@ -6,6 +6,7 @@ be read or cut raises ``MediaError``.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
@@ -64,9 +65,8 @@ def read_mask(source: Path | bytes, size: int | None = None) -> np.ndarray:
     With `size` it is squashed to a square of this side (nearest pixel). Raises ``MediaError`` as :func:`read_image`.
     """
     mask = (read_image(source) > 0).any(axis=0)
-    if size is None:
-        return mask
-    return np.array(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+    size = mask.shape[::-1] if size is None else (size, size)
+    return np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
 
 
 def read_audio(source: Path | bytes, sample_rate: int) -> np.ndarray:
@@ -140,12 +140,8 @@ def read_flac(source: Path) -> bytes:
 
 def read_jpeg(source: Path) -> bytes:
     """Read the bytes of an image file. Raises ``MediaError`` as :func:`read_image`: it is decoded once, in small."""
-    content = source.read_bytes()
-    try:
-        read_image(content, 8)  # JPEG at an eighth of its size, which still reads every byte of it
-    except MediaError as error:
-        raise MediaError(f"{error}, file {source}") from error
-    return content
+    read_image(source, 8)  # JPEG at an eighth of its size, which still reads every byte of it
+    return source.read_bytes()
 
 
 def encode_flac(waveform: np.ndarray, sample_rate: int) -> bytes:
@@ -192,7 +188,6 @@ class ClipWindow:
 
     @classmethod
     def of(cls, data: Data) -> Self:
-        """Take the window from a configuration."""
         return cls(**{name: getattr(data, name) for name in cls.__dataclass_fields__})
 
     @property
@@ -212,9 +207,8 @@ class ClipWindow:
     def frame_number(self, time: float, there: Collection[int]) -> int:
         """Choose one of the frames `there` (numbers): the nearest to `time`, or with ``data.frame`` that one.
 
-        A picture is on display until the next one comes, so the last one also serves the half of its time that is
-        nearer to a next. A single picture is a still and serves every time. Where no time is named (middle, random) and
-        sound goes on after the pictures, it is the last one. Raises ``MediaError`` when that frame is not there.
+        The last one also serves the half of its time that is nearer to a next; a single picture is a still and serves
+        every time. Where no time is named (middle, random) and sound goes on after the pictures, it is the last one.
         """
         number, last = self.frame or int(time * self.frame_rate + 0.5) + 1, max(there)
         if number in there:
@@ -229,7 +223,7 @@ class ClipWindow:
     def crop(self, waveform: np.ndarray, time: float) -> np.ndarray:
         """Cut the window around `time`, shifted to stay inside; a shorter sound, (samples,), is tiled."""
         if len(waveform) < self.samples:
-            return np.tile(waveform, -(-self.samples // len(waveform)))[: self.samples]
+            return np.resize(waveform, self.samples)
         start = self._start(len(waveform), time)
         return waveform[start : start + self.samples]
 
@@ -242,17 +236,16 @@ class ClipWindow:
         In FLAC of this rate only the window is decoded: sound that is not used took most of a clip's time. `position`
         as for :meth:`time_of`. Raises ``MediaError`` as that and :func:`read_audio`.
         """
-        try:
-            with soundfile.SoundFile(_file(source)) as file:
-                same = file.format == "FLAC" and file.samplerate == self.sample_rate
-                if same and (length := file.frames) >= self.samples:
-                    time = self.time_of(length, position)
-                    file.seek(self._start(length, time))
-                    channels = file.read(self.samples, dtype="float32", always_2d=True)
-                    if len(channels) == self.samples:
-                        return to_int16(channels.mean(axis=1)), time
-        except UNREADABLE:
-            pass  # read_audio says what is wrong
+        with (
+            contextlib.suppress(*UNREADABLE),
+            soundfile.SoundFile(_file(source)) as file,
+        ):  # read_audio says why
+            if file.format == "FLAC" and file.samplerate == self.sample_rate and file.frames >= self.samples:
+                time = self.time_of(file.frames, position)
+                file.seek(self._start(file.frames, time))
+                channels = file.read(self.samples, dtype="float32", always_2d=True)
+                if len(channels) == self.samples:
+                    return to_int16(channels.mean(axis=1)), time
         waveform = read_audio(source, self.sample_rate)
         time = self.time_of(len(waveform), position)
         return self.crop(waveform, time), time
@@ -287,13 +280,11 @@ def raw_files(folder: Path, skip: Path) -> Iterator[tuple[Path, os.stat_result |
 
 def _raw_file_fault(path: Path, folder: Path) -> str:
     if path.is_symlink():
-        try:
-            target = path.resolve(strict=True)
-        except (OSError, RuntimeError):
+        if not path.exists():
             return "a link to nothing"
-        if not target.is_relative_to(folder.resolve()):
+        if not path.resolve().is_relative_to(folder.resolve()):
             return "a link that leads out of the raw folder: put the file itself there"
-        if target.is_dir():
+        if path.is_dir():
             return "a link to a folder: those are not followed"
     name = str(path.relative_to(folder))
     if name.encode(errors="replace").decode() != name or path.stem.splitlines() != [path.stem.strip()]:

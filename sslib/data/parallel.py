@@ -1,14 +1,13 @@
 """One idempotent task for many items, in processes of this machine or on a Dask cluster; a process to be killed.
 
-A worker may be killed at any moment (a batch system's limits, a lack of memory, a node that leaves), so a task writes
-to a temporary name and renames when it has finished: then running it again does what is missing, twice does no harm.
+A worker may be killed at any moment, so a task writes to a temporary name and renames when it has finished: running it
+again does what is missing, and running it twice does no harm.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
@@ -49,13 +48,9 @@ def each(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield ``(item, task(item))`` once for every item as they finish, in any order, with the progress bar `desc`.
 
-    Parameters
-    ----------
-    task : an idempotent function of a module, or ``functools.partial`` of one. What it raises ends the whole run.
-    items : what can be pickled and is cheap to send: names, not arrays.
-    workers : processes on this machine; with 0 or 1 the work is done in this one.
-    scheduler : address of a Dask scheduler (``tcp://HOST:8786``), which then hands out the tasks instead. All its
-        workers must see the same folders under the same paths and have this package; data/README.md has an example.
+    `task` is an idempotent function of a module, or ``functools.partial`` of one; what it raises ends the whole run.
+    Items are pickled: names, not arrays. With 0 or 1 `workers` the work is done in this process. A Dask `scheduler`
+    (``tcp://HOST:8786``) hands out the tasks instead; its workers must see the same folders under the same paths.
 
     Raises ``WorkerKilled`` when a worker process died, and ``InputError`` when there is no such scheduler.
     """
@@ -113,10 +108,8 @@ def _on_cluster(task: Callable, items: list, address: str) -> Iterator[tuple[Any
         from distributed import Client, KilledWorker, as_completed
 
         client = Client(address, set_as_default=False)
-    except ModuleNotFoundError as error:
-        raise InputError("a scheduler needs the package distributed: pip install sslib[dask]") from error
-    except OSError as error:
-        raise InputError(f"no Dask scheduler answers at {address}: {error}") from error
+    except (ModuleNotFoundError, OSError) as error:
+        raise InputError(f"no Dask scheduler at {address} ({error}); its package: pip install sslib[dask]") from error
     with client:
         item_of = dict(zip(client.map(task, items, pure=False), items, strict=True))
         for future in as_completed(item_of, loop=client.loop):
@@ -134,20 +127,17 @@ class KillableProcess:
     """
 
     def __init__(self, function: Callable):
-        self.function = function
-        self.process: subprocess.Popen | None = None
+        self.function, self.process = function, None
 
     def stream(self, *arguments: Any, limit: float) -> Iterator[Any]:
         """Yield what the function yields, raise what it raises; ``TimedOut`` after `limit` s for one; ``Crashed``."""
         if self.process is None or self.process.poll() is not None:
             self._start()
-        self.pipe.send((arguments, limit))
+        answer = self._ask(limit, (arguments, limit))
         try:
-            while (message := self._receive(limit)) is not None:
-                succeeded, value = message
-                if not succeeded:
-                    raise value
-                yield value
+            while answer:
+                yield answer[0]
+                answer = self._ask(limit)
         except GeneratorExit:  # nobody wants the rest, which would be in the way of the next call
             self.close()
             raise
@@ -167,42 +157,45 @@ class KillableProcess:
         command = [sys.executable, "-c", code]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
         theirs.close()
-        self.pipe.send_bytes(pickle.dumps(self.function))
-        self._receive(START_LIMIT)
+        self._ask(START_LIMIT, self.function)
 
-    def _receive(self, limit: float) -> tuple[bool, Any] | None:
+    def _ask(self, limit: float, *message: Any) -> list | None:
+        """Send a message, if there is one, and return the next value, in a list; None at the end."""
         try:
-            if self.pipe.poll(limit):
-                return self.pipe.recv()
+            for one in message:
+                self.pipe.send(one)
+            if not self.pipe.poll(limit):
+                self.close()
+                raise TimedOut(f"stopped after {limit:g} s")
+            value, error = self.pipe.recv()
         except (EOFError, OSError):
             code = self.process.wait()
             raise Crashed(f"crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})") from None
-        self.close()
-        raise TimedOut(f"stopped after {limit:g} s")
+        if error:
+            raise error
+        return value
 
 
 def serve(descriptor: int) -> None:
     """Answer calls, in the process of a :class:`KillableProcess`, until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     pipe = Connection(descriptor)
-    try:
-        function = pickle.loads(pipe.recv_bytes())
-        pipe.send(None)
+    with suppress(EOFError, BrokenPipeError):
+        function = pipe.recv()
+        pipe.send((None, None))
         while True:
             arguments, limit = pipe.recv()
             signal.setitimer(signal.ITIMER_REAL, limit + GRACE)  # its default action ends the process, even inside C
             try:
                 for value in function(*arguments):
                     signal.setitimer(signal.ITIMER_REAL, 0)  # who takes it may be busy with the one before
-                    pipe.send((True, value))
+                    pipe.send(([value], None))
                     signal.setitimer(signal.ITIMER_REAL, limit + GRACE)
-                answer = None
+                answer = None, None
             except Exception as error:
-                answer = False, error
+                answer = None, error
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send(answer)
-    except (EOFError, BrokenPipeError):
-        pass
 
 
 class Journal:

@@ -1,12 +1,12 @@
 """Published data sets as they are distributed: unpacks their archives, reads their lists and annotations.
 
-Archives come from strangers: only regular files with names of media or annotations are taken, never more than fits;
-everything else is refused with its reason. What is odd in an annotation file is kept as the protocol keeps it, and
-counted. What cannot be used at all raises ``InputError``, which names the file and the place in it.
+Archives come from strangers: only regular files of media or annotations are taken, never more than fits. What is odd in
+annotations is kept as the protocol keeps it; what cannot be used raises ``InputError`` with file and place.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import os
@@ -49,17 +49,16 @@ class Unpacked:
     damaged: dict[str, str] = field(default_factory=dict)  # archive: why it was not read to its end
 
     def __str__(self) -> str:
-        lines = [f"\n  {name}: {why}" for name, why in (self.refused | self.damaged).items()]
         counts = f"{self.written} files written, {self.already} already there, {len(self.refused)} refused"
-        return f"{counts}, {len(self.damaged)} damaged archives{''.join(lines)}"
+        faults = [f"  {name}: {why}" for name, why in (self.refused | self.damaged).items()]
+        return "\n".join([f"{counts}, {len(self.damaged)} damaged archives", *faults])
 
 
 def unpack(source: str | Path, target: str | Path, limit: int | None = None) -> Unpacked:
     """Bring the media and annotation files of an archive, or of a folder of archives and files, below `target`.
 
     Members of ``part.tar`` come to ``target/part.tar/``, with the folders they have in it. Plain files are linked where
-    the disk allows it. A file gets its name when it is whole, and running again does only what is missing. At most
-    `limit` bytes are written, by default what the disk has, less 1 GiB.
+    the disk allows it. Running again does what is missing. At most `limit` bytes (free disk less 1 GiB) are written.
     """
     source, target, done, seen = Path(source), Path(target), Unpacked(), set()
     if not source.exists():
@@ -71,8 +70,7 @@ def unpack(source: str | Path, target: str | Path, limit: int | None = None) -> 
         room = shutil.disk_usage(target).free - RESERVE if limit is None else limit
         for archive, name, size, regular, content in _files(source, done.damaged):
             final = target / archive / name.replace("\\", "/")
-            fault = _fault(name) if regular else "a link, a device or another special file"
-            fault = fault or ("named twice in its archive: the first is taken" if final in seen else None)
+            fault = _fault(name, regular) or ("named twice in its archive" if final in seen else None)
             seen.add(final)
             if not fault and final.is_file() and not final.is_symlink() and final.stat().st_size == size:
                 done.already += 1
@@ -85,17 +83,15 @@ def unpack(source: str | Path, target: str | Path, limit: int | None = None) -> 
     return done
 
 
-def _write(final: Path, content: Path | Callable, size: int = 0, room: int = 0) -> str | None:
-    """Write one file, a link to a path or what an opener gives, and return None; or tell why not."""
+def _write(final: Path, content: Path | Callable, size: int, room: int = LARGEST) -> str | None:
+    """Write one file of `size` bytes, a link to a path or what an opener gives, and return None; or tell why not."""
     if os.path.lexists(final) or any(folder.is_file() for folder in final.parents):
         return f"something else is at {final}"
     if isinstance(content, Path):
         final.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            final.hardlink_to(content)
-        except OSError:  # another disk, or one without links
-            write_atomic(final, content.read_bytes())
-        return None
+        with contextlib.suppress(OSError):  # another disk, or one without links
+            return final.hardlink_to(content)
+        content = functools.partial(content.open, "rb")
     if size > room:
         return f"it takes {size} bytes where {room} may be written"
     try:
@@ -106,7 +102,6 @@ def _write(final: Path, content: Path | Callable, size: int = 0, room: int = 0) 
     if len(found) != size:
         return f"damaged: {len(found)} bytes, where {size} were announced"
     write_atomic(final, found)
-    return None
 
 
 def _files(source: Path, damaged: dict[str, str]) -> Iterator[tuple]:
@@ -117,7 +112,7 @@ def _files(source: Path, damaged: dict[str, str]) -> Iterator[tuple]:
         if path == source or (regular and name.lower().endswith(ARCHIVES) and not re.search(r"(^|/)\.", name)):
             try:
                 with path.open("rb") as file:
-                    is_zip = file.read(2) == b"PK"  # its suffix may say anything
+                    is_zip = file.read(4) in (b"PK\3\4", b"PK\5\6")  # its suffix may say anything
                 yield from ((name, *member) for member in (_zip_members if is_zip else _tar_members)(path))
             except Exception as error:  # a dozen kinds, by what is malformed
                 damaged[name] = f"not read to its end: {error or type(error).__name__}"
@@ -127,10 +122,9 @@ def _files(source: Path, damaged: dict[str, str]) -> Iterator[tuple]:
 
 def _zip_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
     with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if not info.is_dir():
-                regular = stat.S_IFMT(info.external_attr >> 16) in {0, stat.S_IFREG}
-                yield info.filename, info.file_size, regular, functools.partial(archive.open, info)
+        for info in (info for info in archive.infolist() if not info.is_dir()):
+            regular = stat.S_IFMT(info.external_attr >> 16) in {0, stat.S_IFREG}
+            yield info.filename, info.file_size, regular, functools.partial(archive.open, info)
 
 
 def _tar_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
@@ -147,12 +141,12 @@ def _tar_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
         tar.fileobj.read(tarfile.RECORDSIZE)  # to the end of the stream, where its checksum is
 
 
-def _fault(name: str) -> str | None:
+def _fault(name: str, regular: bool) -> str | None:
     """Tell why a file of this name is not taken; None when it is."""
     parts, lower = PurePosixPath(name.replace("\\", "/")).parts, name.lower()
     faults = {
-        "an absolute path": not parts or parts[0].startswith("/") or re.match(r"[A-Za-z]:", name),
-        "a path that leaves its folder": ".." in parts,
+        "a link, a device or another special file": not regular,
+        "an absolute path, or one that leaves its folder": ".." in parts or re.match(r"$|[/\\]|[A-Za-z]:", name),
         "a hidden file": any(part.startswith(".") or part == "__MACOSX" for part in parts),
         "an archive in an archive: unpack it by itself": lower.endswith(ARCHIVES),
         "neither media nor annotations": not lower.endswith((*CLIP_FILES, ".json", ".csv", ".txt")),
@@ -171,15 +165,16 @@ def import_image_audio_pairs(folder: str | Path, root: str | Path) -> tuple[list
     ids = sorted(images.keys() & audios.keys())
     if not ids:
         raise InputError(f"{folder} holds no pair of an image ID.jpg and an audio file ID.wav")
-    for clip_id in ids:
-        audio = audios[clip_id]
-        _write(Path(root, "video_frames", clip_id, "001.jpg"), images[clip_id])
-        _write(Path(root, "audios", clip_id + audio.suffix.lower()), audio)
+    wanted = {Path(root, "video_frames", i, "001.jpg"): images[i] for i in ids}
+    wanted |= {Path(root, "audios", i + audios[i].suffix.lower()): audios[i] for i in ids}
+    for final, path in wanted.items():
+        if not final.exists() and (fault := _write(final, path, path.stat().st_size)):
+            raise InputError(f"{path}: {fault}")
     return ids, sorted(images.keys() - ids), sorted(audios.keys() - ids)
 
 
 def _files_by_id(folder: str | Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    paths = [path for path in sorted(Path(folder).rglob("[!.]*")) if path.name.lower().endswith(suffixes)]
+    paths = [path for path in sorted(Path(folder).rglob("[!.]*")) if path.suffix.lower() in suffixes]
     return _by_clip_id(folder, ((path.relative_to(folder), path.name, path) for path in paths))
 
 
@@ -210,18 +205,18 @@ class Annotations(NamedTuple):
         return ", ".join(f"{len(ids)} {kind}" for kind, ids in self.oddities.items())
 
 
-def _find_oddities(clips: dict[str, list[Box]]) -> dict[str, list[str]]:
-    """List the clips whose boxes are odd, by kind of oddity; a clip may be in several."""
+def _find_oddities(clips: dict[str, list[list[Box]]]) -> dict[str, list[str]]:
+    """List the clips whose boxes (of each annotator) are odd, by kind of oddity; a clip may be in several."""
     oddities: dict[str, list[str]] = {}
-    for clip_id, boxes in clips.items():
-        corners = np.reshape(boxes, (-1, 4)).astype(float)
+    for clip_id, annotators in clips.items():
+        corners = np.array([box for boxes in annotators for box in boxes], float).reshape(-1, 4)
         pixels = (GRID * corners.clip(0, 1)).astype(int)
         odd = {
             "beyond": (corners != corners.clip(0, 1)).any(),  # clipped, which is what the protocol's pixel rule does
             "reversed": (corners[:, :2] > corners[:, 2:]).any(),  # kept, it covers no pixel
             "flat": (corners[:, :2] == corners[:, 2:]).any(),  # likewise
-            "several": len(boxes) > 1,  # the ground truth is their union
-            "unboxed": not boxes,
+            "several": max(map(len, annotators)) > 1,  # of one annotator: the ground truth is their union
+            "unboxed": not len(corners),
             "empty": not (pixels[:, :2] < pixels[:, 2:]).all(axis=1).any(),  # the metrics leave these out
         }
         for kind, applies in odd.items():
@@ -238,13 +233,12 @@ class _Record(BaseModel, strict=True):
 def read_vggss(path: str | Path) -> Annotations:
     """Read VGG-SS's boxes (Chen et al. 2021): a JSON list of ``{"file": id, "class": …, "bbox": [[xmin, …], …]}``.
 
-    Boxes are clipped to [0, 1]. A pixel is ``int(224 * max(x, 0))`` in the protocol, on a map that ends at 224, so
-    clipping changes no ground truth (:func:`sslib.metrics.box_map`).
+    They are clipped to [0, 1], which changes no pixel ``int(224 * max(x, 0))`` of the protocol's map, 224 wide.
     """
     records = _validate(TypeAdapter(list[_Record]).validate_json, Path(path).read_bytes(), f"{path}, record")
     clips = _by_clip_id(path, ((f"record {number}", clip.file, clip) for number, clip in enumerate(records, 1)))
     rows = {i: {"class": clip.class_name, "boxes": np.clip(clip.bbox, 0.0, 1.0).tolist()} for i, clip in clips.items()}
-    return Annotations(rows, _find_oddities({i: clip.bbox for i, clip in clips.items()}))
+    return Annotations(rows, _find_oddities({i: [clip.bbox] for i, clip in clips.items()}))
 
 
 def read_flickr(folder: str | Path) -> Annotations:
@@ -252,14 +246,11 @@ def read_flickr(folder: str | Path) -> Annotations:
 
     Rows carry ``annotators``, a list of boxes for each annotator, and ``boxes``, all of them. An annotator is a child
     of the root with ``bbox`` elements: a label, then xmin, ymin, xmax and ymax in pixels of a 256 x 256 frame.
-    ``oddities["several"]`` names the clips of which one annotator boxed more than one thing.
     """
     clips = {clip_id: _read_annotators(path) for clip_id, path in _files_by_id(folder, (".xml",)).items()}
-    oddities = _find_oddities({i: [box for boxes in annotators for box in boxes] for i, annotators in clips.items()})
-    oddities["several"] = [i for i, annotators in clips.items() if max(map(len, annotators)) > 1]
-    clipped = {i: [np.clip(boxes, 0.0, 1.0).tolist() for boxes in annotators] for i, annotators in clips.items()}
-    rows = {i: {"boxes": [box for boxes in each for box in boxes], "annotators": each} for i, each in clipped.items()}
-    return Annotations(rows, oddities)
+    drawn = {i: [np.clip(boxes, 0.0, 1.0).tolist() for boxes in annotators] for i, annotators in clips.items()}
+    rows = {i: {"boxes": [box for boxes in each for box in boxes], "annotators": each} for i, each in drawn.items()}
+    return Annotations(rows, _find_oddities(clips))
 
 
 def _read_annotators(path: Path) -> list[list[Box]]:
@@ -286,10 +277,9 @@ def _validate(validate: Callable, values: Any, where: str) -> Any:
 
 
 def read_vggsound(path: str | Path) -> Rows:
-    """Read VGGSound's csv (Chen et al. 2020): YouTube id, start second, label, train or test; a clip lasts 10 s.
+    """Read VGGSound's csv (Chen et al. 2020): YouTube id, start second, label, train or test; lines may be repeated.
 
-    Clip ids are ``YOUTUBEID_000030``: the id, and the start with six digits. Rows have ``class``, ``start`` (s) and
-    ``split``. A line may be repeated, but not contradicted by another.
+    Clip ids are ``YOUTUBEID_000030``, with the start in six digits; rows have ``class``, ``start`` (s) and ``split``.
     """
     entries = {}
     for number, line in enumerate(_lines(path), 1):
@@ -304,10 +294,7 @@ def read_vggsound(path: str | Path) -> Rows:
 
 
 def read_ids(path: str | Path) -> list[str]:
-    """Read a list of clip ids as people have them: one a line, or the first column of a csv with or without header.
-
-    Suffixes of media files are cut off; byte order marks, Windows line ends, quotes and blank lines do no harm.
-    """
+    """Read clip ids, one a line or in the first column of a csv, with or without header, quotes, suffixes of media."""
     entries = []
     for number, line in enumerate(_lines(path), 1):
         name = re.split(r"[,;\t]", line)[0].strip(" \"'")

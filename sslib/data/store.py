@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 import os
 import shutil
 import threading
 import uuid
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +45,7 @@ class Shard(NamedTuple):
     """The task of writing one shard: all that a process on any machine needs that sees the folder."""
 
     path: Path
-    ids: tuple[str, ...]
+    ids: list[str]
     window: ClipWindow | None  # None: every frame and the whole sound
     bytes: int  # no less than it will have, nearly
 
@@ -54,10 +54,8 @@ def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, 
     """Write ``root/clips.lmdb`` with every clip that one of the folder's lists names; return whether there was need to.
 
     Of each clip everything is kept, or the frame and the sound of a configuration's `window`. Shards whose media have
-    not changed (names, sizes, times of the files) stay; the others are written, with `workers` and `scheduler` as in
-    :func:`sslib.data.parallel.each`. Clips that are missing from the folder are counted, and listed in ``meta.json``.
-
-    Raises ``StoreError`` when the disk is too small, and when clips cannot be read, with the reason for each of them.
+    not changed (names, sizes, times) stay; `workers` and `scheduler` as in :func:`sslib.data.parallel.each`. Missing
+    clips are listed in ``meta.json``. Raises ``StoreError`` when the disk is too small, and names all unreadable clips.
     """
     root = Path(root).absolute()
     path, (shards, meta) = root / STORE_NAME, _plan(root, window)
@@ -84,8 +82,7 @@ def write_store(root: Path, window: ClipWindow | None = None, workers: int = 0, 
 def ensure_store(root: Path, window: ClipWindow, workers: int = 0) -> bool:
     """Write the store for a configuration that uses `window` where there is no valid one; return whether it was.
 
-    A store of only what this configuration uses (``store --only``) stays one of that. Raises ``StoreError`` as
-    :func:`write_store`, and where it holds only what another one uses: nobody asked to undo that.
+    One of only that window (``store --only``) stays so; ``StoreError`` where it is of another, which is not undone.
     """
     path = Path(root).absolute() / STORE_NAME
     held = _stored(path).get("window")
@@ -97,10 +94,9 @@ def ensure_store(root: Path, window: ClipWindow, workers: int = 0) -> bool:
 
 def _stored(path: Path) -> dict[str, Any]:
     """Read ``meta.json`` as :func:`read_meta`, where it can be used."""
-    try:
+    with suppress(StoreError):
         return read_meta(path)
-    except StoreError:
-        return {"shards": []}
+    return {"shards": []}
 
 
 def _plan(root: Path, window: ClipWindow | None) -> tuple[list[Shard], dict[str, Any]]:
@@ -128,18 +124,16 @@ def _plan(root: Path, window: ClipWindow | None) -> tuple[list[Shard], dict[str,
     return shards, meta
 
 
-def _assign(ids: list[str]) -> dict[int, tuple[str, ...]]:
+def _assign(ids: list[str]) -> dict[int, list[str]]:
     """Assign sorted ids to shards by the first bits of their hash: a new clip changes one shard, and no other.
 
     There are 1, 2, 4 … shards, so that only when the number of clips has doubled all of them are written again; 512 at
     most, because a process holds all of them open and may have 1,024 files.
     """
-    bits = min(9, (-(-len(ids) // CLIPS_PER_SHARD) - 1).bit_length())
-
-    def number(clip_id: str) -> int:
-        return int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) >> (32 - bits)
-
-    return {shard: tuple(part) for shard, part in itertools.groupby(sorted(ids, key=number), number)}
+    bits, parts = min(9, (-(-len(ids) // CLIPS_PER_SHARD) - 1).bit_length()), defaultdict(list)
+    for clip_id in ids:
+        parts[int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) >> (32 - bits)].append(clip_id)
+    return dict(sorted(parts.items()))
 
 
 def _files(layout: Layout, clip_id: str) -> list[tuple[str, int, int]]:
@@ -176,18 +170,17 @@ def write_shard(shard: Shard) -> tuple[dict[str, Any], list[str]]:
 
     Returns its row of ``meta.json``, and what is wrong with clips, one line each: then there is no shard.
     """
-    partial = shard.path.with_name(f"{shard.path.name}.{uuid.uuid4().hex[:8]}.partial")
+    path, partial = shard.path, shard.path.with_name(f"{shard.path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        if not shard.path.exists():
+        if not path.exists():
             if faults := _write_clips(partial, shard):
-                return {"name": shard.path.name}, faults
-            partial.replace(shard.path)
+                return {"name": path.name}, faults
+            partial.replace(path)
     except lmdb.Error as error:
-        raise StoreError(f"{shard.path} cannot be written: {error}") from error
+        raise StoreError(f"{path} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
-    row = {"name": shard.path.name, "bytes": shard.path.stat().st_size, "sha256": _checksum(shard.path)}
-    return row | {"ids": shard.ids}, []
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": _checksum(path), "ids": shard.ids}, []
 
 
 def _write_clips(path: Path, shard: Shard) -> list[str]:
@@ -211,8 +204,7 @@ def _write_clips(path: Path, shard: Shard) -> list[str]:
 def encode_clip(layout: Layout, clip_id: str, window: ClipWindow | None = None) -> dict[str, bytes]:
     """Encode every key and value of one clip; with a `window`, of one frame and the sound that a loader would cut.
 
-    Pictures and FLAC keep their bytes; other sound becomes 16-bit FLAC, lossless. All is decoded once: ``ClipError``
-    says which file is missing or cannot be read.
+    Pictures and FLAC keep their bytes; other sound becomes 16-bit FLAC. ``ClipError`` says what cannot be decoded.
     """
     try:
         frames, audio = layout.frames(clip_id), layout.audio(clip_id)
@@ -229,10 +221,7 @@ def encode_clip(layout: Layout, clip_id: str, window: ClipWindow | None = None) 
 
 
 def verify_store(path: Path, workers: int = 0, scheduler: str | None = None) -> list[str]:
-    """Read all of the store at `path` again and compare the checksum of every shard; list what is wrong.
-
-    `workers` and `scheduler` as in :func:`sslib.data.parallel.each`; raises ``StoreError`` where there is no store.
-    """
+    """Compare the checksum of every shard of a store, by `workers` as in `parallel.each`; list what is wrong."""
     path = Path(path).absolute()
     rows, check = read_meta(path)["shards"], functools.partial(shard_fault, path)
     found = parallel.each(check, rows, workers=workers, scheduler=scheduler, desc="verifying")
@@ -255,10 +244,7 @@ def _checksum(path: Path) -> str:
 
 
 class Store:
-    """Read a store; a shard is opened when it is first needed, once in every process that reads.
-
-    Raises ``StoreError`` as :func:`read_meta`, and when a shard or a part of one is missing.
-    """
+    """Read a store, or raise ``StoreError``; a shard is opened when it is first needed, once in every process."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -267,11 +253,9 @@ class Store:
         if faults:
             raise StoreError("\n".join([*faults, f"`python -m sslib store {self.path.parent}` writes what is missing"]))
         self._file = {clip_id: str(self.path / row["name"]) for row in self.meta["shards"] for clip_id in row["ids"]}
-        held = self.meta["window"]
-        self.window = ClipWindow(**held) if held else None
+        self.window = (held := self.meta["window"]) and ClipWindow(**held)
 
     def present(self) -> set[str]:
-        """Find the ids of all clips in the store."""
         return set(self._file)
 
     def frames(self, clip_id: str) -> list[int]:

@@ -51,9 +51,8 @@ def bootstrap_means(values: np.ndarray, clusters: Names, resamples=10_000, confi
 
 def means(values: Float[np.ndarray, "N K"]) -> Statistic:
     """Make the statistic of the means of K columns; NaN values are left out."""
-    known = ~np.isnan(values)
-    patterns, which = np.unique(known, axis=1, return_inverse=True)
-    parts = np.concatenate([np.where(known, values, 0), patterns], axis=1)
+    patterns, which = np.unique(~np.isnan(values), axis=1, return_inverse=True)
+    parts = np.concatenate([np.nan_to_num(values), patterns], axis=1)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         total, sizes = np.split(weights.astype(np.float64) @ parts, [values.shape[1]], axis=1)
@@ -66,20 +65,16 @@ def means(values: Float[np.ndarray, "N K"]) -> Statistic:
 def bootstrap_statistic(
     statistic: Statistic, clusters: Names, resamples=10_000, confidence=0.95, seed=0, seeds=1
 ) -> list[Interval]:
-    """Estimate K statistics of N clips, computed anew for every resample.
+    """Estimate K statistics of N clips, each in one of the independent `clusters`, anew for every resample.
 
-    Parameters
-    ----------
-    statistic : takes weights (R, N), how often each clip is drawn, and gives K values; NaN where there is none.
-    clusters : for each clip the name of what is independent.
-    seeds : number S of training seeds; `statistic` then takes weights (R, S N), seed after seed. Both levels are
-        crossed: a resample draws S of S seeds and G of G clusters (Owen 2007, "The pigeonhole bootstrap").
+    `statistic` takes weights (R, N), how often each clip is drawn, and gives K values; NaN where there is none. With S
+    training `seeds` it takes weights (R, S N), seed after seed; both levels are crossed: a resample draws S of S seeds
+    and G of G clusters (Owen 2007, "The pigeonhole bootstrap").
     """
     names, index = np.unique(clusters, return_inverse=True)
-    levels = _draws(len(names), resamples, seed), _draws(seeds, resamples, seed + 1)
+    levels = _draws(max(len(names), 1), resamples, seed), _draws(seeds, resamples, seed + 1)
     value, found = statistic(np.ones((1, seeds * len(index)), dtype=np.uint8))[0], []
-    for start in range(0, resamples, ROWS):
-        drawn, of_seeds = (level[start : start + ROWS] for level in levels)
+    for drawn, of_seeds in zip(*(np.split(level, range(ROWS, resamples, ROWS)) for level in levels), strict=True):
         found.append(statistic((of_seeds[:, :, None] * drawn[:, None, index]).reshape(len(drawn), -1)))
     columns = [column[~np.isnan(column)] for column in np.concatenate(found).T]
     tails = np.array([1 - confidence, 1 + confidence]) / 2
@@ -90,7 +85,6 @@ def bootstrap_statistic(
 @lru_cache(maxsize=8)
 def _draws(count: int, resamples: int, seed: int) -> np.ndarray:
     """Draw `count` of as many (resamples, count): how often each, as uint8; more than 255 is beyond all chance."""
-    rng, draws = np.random.default_rng(seed), np.empty((resamples, count), dtype=np.uint8)
-    for row in draws:
-        row[:] = np.bincount(rng.integers(0, max(count, 1), count), minlength=count)
-    return draws
+    rng = np.random.default_rng(seed)
+    draws = (np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(resamples))
+    return np.fromiter(draws, dtype=(np.uint8, count), count=resamples)

@@ -23,6 +23,7 @@ from sslib.data.layout import Layout, video_of
 from sslib.datasets import AVDataset
 from sslib.evaluation import protocols
 
+Columns = dict[str, np.ndarray]  # of clips.csv
 NEGATIVES = ("silence", "noise", "offscreen")  # sounds that nothing in the image makes
 MODEL = "model"
 METHODS = {  # kind of map and sound condition, and how tables call what they make together
@@ -35,17 +36,11 @@ METHODS = {  # kind of map and sound condition, and how tables call what they ma
     ("centre_square", "none"): "centre square",
     ("oracle", "none"): "oracle ranking",
     ("random_order", "none"): "random order",
-    ("similarity", "silence"): "model, silence",
-    ("similarity", "noise"): "model, noise",
-    ("similarity", "offscreen"): "model, offscreen",
-    ("untrained", "silence"): "untrained weights, silence",
-    ("untrained", "noise"): "untrained weights, noise",
-    ("untrained", "offscreen"): "untrained weights, offscreen",
 }
+METHODS |= {(kind, n): f"{METHODS[kind, 'own']}, {n}" for kind in ("similarity", "untrained") for n in NEGATIVES}
 MODEL_FREE = ("whole_image", "centre_square", "oracle")  # kinds of map that no model is needed for
 SUFFIXES: dict[metrics.Rule, str] = {"median": "", "top_half": "_top_half", "fixed": "_fixed", "adaptive": "_adaptive"}
 BLOCK = 64  # clips at a time: their enlarged maps are 26 MB
-MAX_CLIPS = 1000  # of sounds swapped within a scene: their ground truth is 250 MB
 AVSBENCH_LEVEL = 127  # of 0 … 254: the threshold 0.5
 
 
@@ -59,22 +54,16 @@ class Measure(NamedTuple):
 
 
 CLIP_MEASURES = (  # those that `_localization` computes for every clip
-    Measure("success", "success rate at 0.5, median threshold", "localization"),
-    Measure("auc", "AUC, median threshold", "localization"),
-    Measure("success_top_half", "success rate at 0.5, top half threshold", "localization"),
-    Measure("auc_top_half", "AUC, top half threshold", "localization"),
-    Measure("success_fixed", "success rate at 0.5, universal threshold", "localization"),
-    Measure("auc_fixed", "AUC, universal threshold", "localization"),
-    Measure("success_adaptive", "success rate at 0.5, adaptive threshold", "localization"),
-    Measure("auc_adaptive", "AUC, adaptive threshold", "localization"),
+    *(
+        Measure(key + SUFFIXES[rule], f"{label}, {says} threshold", "localization")
+        for rule, says in zip(SUFFIXES, ("median", "top half", "universal", "adaptive"), strict=True)
+        for key, label in (("success", "success rate at 0.5"), ("auc", "AUC"))
+    ),
     Measure("pointing", "pointing accuracy", "masks"),
     Measure("miou", "mean IoU, adaptive threshold", "masks"),
     Measure("miou_half", "mean IoU, threshold 0.5 of the scaled map", "masks"),
     Measure("f", "F (β² = 0.3)", "masks"),
 )
-
-
-# What is known of the clips -------------------------------------------------------------------------------------------
 
 
 class AnnotatedClips(NamedTuple):
@@ -105,17 +94,6 @@ class AnnotatedClips(NamedTuple):
         """Scene of each clip, which is one and the same image; of a clip without one its own id."""
         return [name or clip_id for name, clip_id in zip(self.field("scene"), self.ids, strict=True)]
 
-    @property
-    def negative(self) -> Bool[np.ndarray, " N"]:
-        """Whether nothing that sounds is in the image: annotated, with no box at all."""
-        return np.array([boxes is not None and len(boxes) == 0 for boxes in self.field("boxes")])
-
-    @property
-    def masked(self) -> bool:
-        """Whether all clips with a source have a mask of its pixels."""
-        clips = zip(self.ids, self.negative, strict=True)
-        return all(self.layout.mask(clip_id).is_file() for clip_id, negative in clips if not negative)
-
 
 class GroundTruth(NamedTuple):
     """Ground truth of some clips on 224 x 224 pixels."""
@@ -125,10 +103,7 @@ class GroundTruth(NamedTuple):
 
 
 def load_ground_truth(clips: AnnotatedClips, rows: slice = slice(None)) -> GroundTruth:
-    """Load the ground truth of the clips `rows`, in parts: that of 5,000 clips is larger than 1 GB.
-
-    Raises ``MediaError`` for a mask that cannot be read, naming its file.
-    """
+    """Load the ground truth of the clips `rows`; all of a list may be 1 GB. ``MediaError`` names an unreadable mask."""
     ids = clips.ids[rows]
     boxes = np.stack([metrics.ground_truth_map(clips.annotations[clip_id]) for clip_id in ids]).astype(np.float32)
     masks = boxes > 0
@@ -155,7 +130,7 @@ def clip_table(clips: AnnotatedClips) -> pd.DataFrame:
             "recording": [name or video_of(clip_id) for name, clip_id in zip(recordings, clips.ids, strict=True)],
             "scene": clips.scenes,
             "objects": [np.nan if n is None else n for n in counts],
-            "source": ~clips.negative,
+            "source": [boxes is None or len(boxes) > 0 for boxes in clips.field("boxes")],  # else nothing there sounds
         }
     )
 
@@ -178,23 +153,16 @@ def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {kind: protocols.universal_threshold(arrays) for kind, arrays in found.items() if arrays}
 
 
-# The table of clips ---------------------------------------------------------------------------------------------------
-
-
 def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds: Mapping[str, float]) -> pd.DataFrame:
     """Measure every clip of one list under every sound and kind of map: the rows of ``clips.csv``.
 
-    Parameters
-    ----------
-    arrays : maps (N, h, w) by :func:`array_name`; with ``pair_scores`` (and ``untrained_pair_scores``) (N, N) of every
-        image with every sound, there is retrieval.
-    thresholds : kind of map -> universal threshold; without one, what needs it is NaN.
-
-    Raises ``InputError`` for maps that are not finite, naming the clips.
+    `arrays` holds maps (N, h, w) by :func:`array_name`; with ``pair_scores`` (and ``untrained_pair_scores``) (N, N) of
+    every image with every sound, there is retrieval. `thresholds` are universal ones by kind of map; what needs one
+    that is not there is NaN. Raises ``InputError`` for maps that are not finite, naming the clips.
     """
     known = clip_table(clips)
     keys = [key for key in METHODS if key[0] in MODEL_FREE or array_name(*key) in arrays]
-    columns: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {key: [] for key in keys}
+    columns: dict[tuple[str, str], list[Columns]] = {key: [] for key in keys}
     areas = []
     for start in range(0, len(clips.ids), BLOCK):
         rows = slice(start, start + BLOCK)
@@ -202,72 +170,62 @@ def measure(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], thresholds:
         areas.append(ground_truth.boxes.mean(axis=(1, 2)))
         for kind, condition in keys:
             if kind in MODEL_FREE:
-                found = _of_control(kind, ground_truth, source)
+                found = _of_control(kind, ground_truth, source, ids)
             elif condition in NEGATIVES:
-                found = _of_negative(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ids)
-            else:
                 maps = arrays[array_name(kind, condition)][rows]
-                found = _of_maps(maps, thresholds.get(kind), ground_truth, ids)
+                found = _claims(maps, maps, thresholds.get(kind), ids) | {"source": np.zeros(len(ids), dtype=bool)}
+            else:
+                found = _of_maps(arrays[array_name(kind, condition)][rows], thresholds.get(kind), ground_truth, ids)
                 if condition != "none":  # a map that a sound in the image went into is no negative
                     found["pia"] = np.where(source, np.nan, found["pia"])
             columns[kind, condition].append(found)
     area = np.concatenate(areas)
     known = known.assign(area=area, area_group=metrics.area_group(area))
-    masked, tables = clips.masked, []
-    for (kind, condition), parts in columns.items():
+    masked = all(clips.layout.mask(clip_id).is_file() for clip_id in known["clip_id"][known["source"]])
+    retrieval, tables = _retrieval(clips, arrays), []
+    for kind, condition in dict.fromkeys([*keys, *retrieval]):
+        parts = columns.get((kind, condition), [{}])
         values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        tables.append(
-            known.assign(map_kind=kind, condition=condition, **_with_mask_measures(values, known["subset"], masked))
-        )
-    return pd.concat(_with_retrieval(tables, clips, arrays, known), ignore_index=True)
+        values = _with_mask_measures(values, known["subset"], masked) | retrieval.get((kind, condition), {})
+        tables.append(known.assign(map_kind=kind, condition=condition, **values))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _of_negative(maps: np.ndarray, threshold: float | None, ids: list[str]) -> dict[str, np.ndarray]:
-    """Measure maps of a sound that nothing in the image makes."""
-    none = np.zeros(len(ids), dtype=bool)
-    return {"confidence": protocols.confidence(maps, ids), "pia": _pia(maps, threshold, ids), "source": none}
+def _claims(maps: np.ndarray, large: np.ndarray, threshold: float | None, ids: list[str]) -> Columns:
+    """Measure what needs no ground truth, from raw maps and the same enlarged (or not): how much they claim."""
+    pia = np.full(len(ids), np.nan) if threshold is None else protocols.pia(large, threshold, ids)
+    return {"confidence": protocols.confidence(maps, ids), "pia": pia}
 
 
-def _pia(maps: np.ndarray, threshold: float | None, ids: list[str]) -> np.ndarray:
-    return np.full(len(ids), np.nan) if threshold is None else protocols.pia(maps, threshold, ids)
-
-
-def _of_maps(
-    maps: np.ndarray, threshold: float | None, ground_truth: GroundTruth, ids: list[str]
-) -> dict[str, np.ndarray]:
+def _of_maps(maps: np.ndarray, threshold: float | None, ground_truth: GroundTruth, ids: list[str]) -> Columns:
     """Measure maps of the clips' own or other clips' sounds, or without any."""
     large = metrics.resize(maps)  # once for all measures
     rules = [rule for rule in SUFFIXES if rule != "fixed" or threshold is not None]
     ciou = metrics.ciou_by_rule(large, ground_truth.boxes, rules, threshold, ids)
     miou = metrics.ciou(large, ground_truth.masks, "adaptive", ids=ids)
     columns = _localization(ciou, miou, large, ground_truth.masks, ids)
-    return columns | {"confidence": protocols.confidence(maps, ids), "pia": _pia(large, threshold, ids)}
+    return columns | _claims(maps, large, threshold, ids)
 
 
-def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray) -> dict[str, np.ndarray]:
-    """Measure maps that no model is needed for. Constant ones are equally sure of all clips."""
-    boxes, masks, count = *ground_truth, len(source)
-    sure, share = np.zeros(count), np.full(count, np.nan)  # a square has no scale
-    if kind == "centre_square":
+def _of_control(kind: str, ground_truth: GroundTruth, source: np.ndarray, ids: list[str]) -> Columns:
+    """Measure maps that no model is needed for."""
+    boxes, masks, count = *ground_truth, len(ids)
+    if kind == "whole_image":
+        return _of_maps(protocols.whole_image(count), -1.0, ground_truth, ids)  # all of it is above the threshold
+    if kind == "centre_square":  # equally sure of all clips; a square has no scale
+        maps, sure, share = protocols.centre_square(count), np.zeros(count), np.full(count, np.nan)
         ciou = {rule: protocols.centre_square_ciou(boxes, rule) for rule in SUFFIXES}
-        miou, of_masks = protocols.centre_square_ciou(masks, "adaptive"), protocols.centre_square(count)
-    else:
-        if kind == "whole_image":
-            of_boxes = of_masks = metrics.resize(protocols.whole_image(count))
-            threshold, share = -1.0, np.ones(count)
-        else:  # the bound for pixels knows the pixels, the bound for boxes the boxes; both know when nothing sounds
-            of_boxes, of_masks = protocols.oracle(boxes), protocols.oracle(masks)
-            threshold, sure, share = 0.0, source.astype(float), np.zeros(count)
-        ciou = metrics.ciou_by_rule(of_boxes, boxes, list(SUFFIXES), threshold)
-        miou = metrics.ciou(of_masks, masks, "adaptive")
-    return _localization(ciou, miou, of_masks, masks) | {"confidence": sure, "pia": share}
+        miou = protocols.centre_square_ciou(masks, "adaptive")
+    else:  # the bound for pixels knows the pixels, the bound for boxes the boxes; both know when nothing sounds
+        maps, sure, share = protocols.oracle(masks), source.astype(float), np.zeros(count)
+        ciou = metrics.ciou_by_rule(protocols.oracle(boxes), boxes, list(SUFFIXES), 0.0)
+        miou = metrics.ciou(maps, masks, "adaptive")
+    return _localization(ciou, miou, maps, masks, ids) | {"confidence": sure, "pia": share}
 
 
-def _localization(
-    ciou: Mapping[str, np.ndarray], miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: metrics.Ids = None
-) -> dict[str, np.ndarray]:
+def _localization(ciou: Columns, miou: np.ndarray, maps: np.ndarray, masks: np.ndarray, ids: list[str]) -> Columns:
     """Name the columns of boxes (from their `ciou` under each rule) and compute those of masks."""
-    columns: dict[str, np.ndarray] = {}
+    columns: Columns = {}
     for rule, suffix in SUFFIXES.items():
         values = ciou.get(rule, np.full(len(miou), np.nan))
         columns[f"ciou{suffix}"] = values
@@ -278,43 +236,30 @@ def _localization(
     return columns | {"miou": miou, "curve": curves.f, "iou": curves.iou[:, AVSBENCH_LEVEL]}
 
 
-def _with_mask_measures(values: dict[str, np.ndarray], subsets: pd.Series, masked: bool) -> dict[str, np.ndarray]:
+def _with_mask_measures(values: Columns, subsets: pd.Series, masked: bool) -> Columns:
     """Replace the curves by AVSBench's measures: F at the threshold that is best for a clip's subset, IoU at 0.5."""
     if "curve" not in values:
         return values
     curves, iou = values.pop("curve"), values.pop("iou")
-    nothing = np.full(len(curves), np.nan)
+    f = np.full(len(curves), np.nan)
     if not masked:
-        return values | {"miou": nothing, "f": nothing, "miou_half": nothing}
-    f, used = nothing, ~np.isnan(curves).any(axis=1)
-    for subset in dict.fromkeys(subsets):
-        rows = np.flatnonzero(used & (subsets == subset).to_numpy())
-        if len(rows):
-            f[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
+        return values | {"miou": f, "f": f, "miou_half": f}
+    known = np.flatnonzero(~np.isnan(curves).any(axis=1))
+    for _, rows in pd.Series(known).groupby(subsets.to_numpy()[known]):
+        f[rows] = curves[rows, curves[rows].mean(axis=0).argmax()]
     return values | {"f": f, "miou_half": iou}
 
 
-# Retrieval ------------------------------------------------------------------------------------------------------------
-
-
-def _with_retrieval(
-    tables: list[pd.DataFrame], clips: AnnotatedClips, arrays: Mapping[str, np.ndarray], known: pd.DataFrame
-) -> list[pd.DataFrame]:
-    """Add R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
+def _retrieval(clips: AnnotatedClips, arrays: Mapping[str, np.ndarray]) -> dict[tuple[str, str], Columns]:
+    """Compute R@k of each clip as a query where the scores of all pairs are known, and chance as a control."""
     names = {"similarity": "pair_scores", "untrained": "untrained_pair_scores"}
-    scores = {kind: arrays[name] for kind, name in names.items() if name in arrays}
+    scores = {(kind, "own"): arrays[name] for kind, name in names.items() if name in arrays}
     if not scores:
-        return tables
+        return {}
     scenes = np.asarray(clips.scenes)  # all clips of a scene are one and the same image
     answers = {"": scenes[:, None] == scenes, "class_": protocols.heard_in(clips.classes, clips.field("objects"))}
-    for number, table in enumerate(tables):
-        kind, condition = table["map_kind"].iloc[0], table["condition"].iloc[0]
-        if condition == "own" and kind in scores:
-            tables[number] = table.assign(**protocols.recalls(scores[kind], answers))
-    return [*tables, known.assign(map_kind="random_order", condition="none", **protocols.recalls(None, answers))]
-
-
-# Does a map move when another thing of the image sounds? --------------------------------------------------------------
+    scores[("random_order", "none")] = None
+    return {key: protocols.recalls(of_pairs, answers) for key, of_pairs in scores.items()}
 
 
 class SoundSwap(NamedTuple):
@@ -326,8 +271,8 @@ class SoundSwap(NamedTuple):
     ground_truth: GroundTruth
 
 
-def sound_swap(clips: AnnotatedClips, max_clips: int = MAX_CLIPS) -> SoundSwap | None:
-    """Find the first scenes of a list in which each of two things sounds once; None where it has no such scene."""
+def sound_swap(clips: AnnotatedClips, max_clips: int = 1000) -> SoundSwap | None:
+    """Find the first scenes in which each of two things sounds once, or None; 1,000 clips have 250 MB ground truth."""
     known = clip_table(clips)
     known = known[known["source"]]
     scenes = [list(rows) for rows in known.groupby("scene", sort=False).groups.values() if len(rows) == 2]

@@ -7,15 +7,16 @@ Each gives a value for every clip (or scene, or query) where one exists, so that
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int16, Shaped
+from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
 
 from sslib import metrics
-from sslib.metrics import AUC_THRESHOLDS, GRID, GroundTruthMaps, Ids, Rule, check_finite, per_clip
+from sslib.evaluation.bootstrap import Statistic
+from sslib.metrics import GRID, GroundTruthMaps, Heatmaps, Ids, PerClip, Rule, check_finite, per_clip
 
 ROWS = 16  # resamples at a time: 16 x 10,000 doubles stay in the cache
 
@@ -23,21 +24,22 @@ ROWS = 16  # resamples at a time: 16 x 10,000 doubles stay in the cache
 # Is there a visible source at all? ------------------------------------------------------------------------------------
 
 
-def confidence(maps: Shaped[np.ndarray, "N h w"], ids: Ids = None) -> Float[np.ndarray, " N"]:
+def confidence(maps: Heatmaps, ids: Ids = None) -> PerClip:
     """Measure how sure a map is that something in the image sounds: the mean of its top quarter (Mo & Morgado 2022).
 
-    Over the raw cells, of which a quarter (rounded up) counts; their script takes the same of the map enlarged to 224
-    pixels, which differs by the smoothing at the border of the quarter only.
+    A quarter of the raw cells, rounded up; their script takes that of the map enlarged to 224 pixels, which differs by
+    the smoothing at the quarter's border only.
     """
     check_finite(maps, ids)
     flat = np.sort(np.asarray(maps, dtype=np.float64).reshape(len(maps), -1), axis=1)
     return flat[:, flat.shape[1] - -(-flat.shape[1] // 4) :].mean(axis=1)
 
 
-def detection_statistic(
-    score: Float[np.ndarray, " N"], positive: Bool[np.ndarray, " N"], ciou: Float[np.ndarray, " N"]
-) -> Callable[[np.ndarray], Float[np.ndarray, "R 3"]]:
-    """Make a function of weights (R, N): AP, max-F1 and LocAcc of weighted clips (Mo & Morgado 2022), sorted once.
+def detection_statistic(score: PerClip, positive: Bool[np.ndarray, " N"], ciou: PerClip) -> Statistic:
+    """Make a function from how often each clip counts, (R, N), to AP, max-F1, LocAcc, (R, 3) (Mo & Morgado 2022).
+
+    It takes the confidence of each clip, whether it has a visible source, and the cIoU of those that have: one without
+    (an empty ground truth) is left out before. NaN where no clip that counts is positive.
 
     A clip at or above the confidence threshold is a true positive when it has a source and cIoU >= 0.5, otherwise a
     false positive (nothing sounds there, or it sounds elsewhere); a clip with a source below is a false negative.
@@ -46,15 +48,6 @@ def detection_statistic(
     every positive is localized. A positive that is mislocalized leaves the recall's denominator once it is detected,
     so that the recall ends at 1 (the protocol's own rule; its script interpolates P and takes every N/200th
     threshold). LocAcc = share of positives with cIoU >= 0.5, without any threshold on the confidence.
-
-    Parameters
-    ----------
-    score : confidence of each clip, such as :func:`confidence`.
-    positive : whether the clip has a visible source.
-    ciou : NaN allowed for clips without one. NaN for a positive (an empty ground truth) is an error: leave it out.
-
-    Returns function from how often each clip counts, (R, N), to (AP, max-F1, LocAcc) of each row; NaN where none is
-    positive.
 
     Raises ``ValueError`` for confidences that are not finite and positives without a cIoU, naming their rows.
     """
@@ -75,10 +68,8 @@ def detection_statistic(
     return statistic
 
 
-def _detection_values(
-    weights: np.ndarray, ends: np.ndarray, positive: np.ndarray, localized: np.ndarray
-) -> Float[np.ndarray, "R 3"]:
-    """Compute AP, max-F1, LocAcc of weighted clips that are sorted by falling confidence."""
+def _detection_values(weights: np.ndarray, ends: np.ndarray, positive: np.ndarray, localized: np.ndarray) -> np.ndarray:
+    """Compute AP, max-F1, LocAcc (R, 3) of weighted clips that are sorted by falling confidence."""
     drawn = (weights, weights * localized, weights * positive)
     detected, right, sources = (counts.cumsum(axis=1, dtype=np.int32) for counts in drawn)
     positives, total = sources[:, -1], right[:, -1]
@@ -110,16 +101,12 @@ def noise(waveform: Int16[Tensor, "B samples"], ids: list[str]) -> Int16[Tensor,
     return torch.from_numpy(values).to(waveform.device)
 
 
-def universal_threshold(negatives: Mapping[str, Shaped[np.ndarray, "N h w"]], quantile: float = 0.75) -> float:
+def universal_threshold(negatives: Mapping[str, Heatmaps], quantile: float = 0.75) -> float:
     """Find one threshold for all clips, from maps of sounds that have no source in the image (Juanola et al. 2024).
 
-    The largest over the kinds of negatives of the `quantile` of their maps' maxima, over the raw cells: their
+    The largest over the kinds of `negatives` (``silence``, …) of the `quantile` of their raw maps' maxima: their
     "max Q3". With ``quantile=1`` no pixel of any of these maps lies above it. Take the maps from validation clips: a
     threshold from the test clips would know the answer.
-
-    Parameters
-    ----------
-    negatives : kind (``silence``, ``noise``, ``offscreen``) -> raw maps.
     """
     if not negatives or any(not len(maps) for maps in negatives.values()):
         raise ValueError("the universal threshold needs maps of at least one kind of negative sound, and none empty")
@@ -128,9 +115,7 @@ def universal_threshold(negatives: Mapping[str, Shaped[np.ndarray, "N h w"]], qu
     return max(float(np.quantile(maps.reshape(len(maps), -1).max(axis=1), quantile)) for maps in negatives.values())
 
 
-def pia(
-    maps: Shaped[np.ndarray, "N h w"], threshold: float, ids: Ids = None, size: int = GRID
-) -> Float[np.ndarray, " N"]:
+def pia(maps: Heatmaps, threshold: float, ids: Ids = None, size: int = GRID) -> PerClip:
     """Share of the image above `threshold` when nothing in it sounds: the best is 0 (Juanola et al. 2024).
 
     Of the raw map enlarged to 224 pixels, the rule ``fixed``: strictly above.
@@ -139,16 +124,15 @@ def pia(
     def share(_row: int, heatmap: np.ndarray) -> list[float]:
         return [np.count_nonzero(heatmap > threshold) / len(heatmap)]
 
-    return per_clip(share, maps, (size, size), 1, ids)[:, 0]
+    return per_clip(share, maps, (len(maps), size, size), 1, ids)[:, 0]
 
 
-def aoc_per_clip(shares: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+def aoc_per_clip(shares: PerClip) -> PerClip:
     """Compute what each negative clip's pIA adds to the AOC, the mean of these (Juanola et al. 2024). NaN stays.
 
     The AOC is the area under share(pIA <= t) over t = 0, 0.05, … 1 (trapezoid rule).
     """
-    passed = np.where(np.isnan(shares)[:, None], np.nan, shares[:, None] <= AUC_THRESHOLDS)
-    return np.trapezoid(passed, AUC_THRESHOLDS, axis=1)
+    return metrics.auc_per_clip(shares, passes=np.less_equal)
 
 
 def harmonic_mean(first: float | np.ndarray, second: float | np.ndarray) -> float | np.ndarray:
@@ -160,8 +144,7 @@ def harmonic_mean(first: float | np.ndarray, second: float | np.ndarray) -> floa
 def f_loc(success: float | np.ndarray, share: float | np.ndarray) -> float | np.ndarray:
     """F_LOC (Juanola et al. 2024): harmonic mean of the success rate on positives and 1 - pIA on negatives.
 
-    Both at the same universal threshold: ``success`` is the mean of cIoU >= 0.5 under ``fixed``, ``share`` the mean
-    of :func:`pia`. Takes arrays too, for :func:`sslib.evaluation.bootstrap.bootstrap_statistic`.
+    Both at the same universal threshold: the mean of cIoU >= 0.5 under ``fixed``, the mean of :func:`pia`; or arrays.
     """
     return harmonic_mean(success, 1 - np.asarray(share))
 
@@ -174,14 +157,12 @@ def f_auc(auc: float | np.ndarray, aoc: float | np.ndarray) -> float | np.ndarra
 # Interaction ----------------------------------------------------------------------------------------------------------
 
 
-def iiou(ciou: Float[np.ndarray, " N"], scenes: Sequence[str] | np.ndarray) -> Float[np.ndarray, " M"]:
+def iiou(ciou: PerClip, scenes: Sequence[str] | np.ndarray) -> Float[np.ndarray, " M"]:
     """Find the least cIoU of each scene's clips, in which one object after the other sounds (Senocak et al. 2024).
 
-    A scene counts only when every one of its sounding objects passes, so IIoU is ``metrics.success_rate`` of
-    these values and IAUC ``metrics.auc``; with cIoU under ``adaptive`` they are the adaptive variants. NaN for scenes
-    with fewer than two clips (nothing to tell apart) and where a clip has no value.
-
-    Returns one value a scene, scenes sorted by name.
+    A scene (sorted by name) counts only when every one of its sounding objects passes, so IIoU is
+    ``metrics.success_rate`` of these values and IAUC ``metrics.auc``; with cIoU under ``adaptive`` they are the
+    adaptive variants. NaN for scenes with fewer than two clips (nothing to tell apart) and where a clip has no value.
     """
     names, index, clips = np.unique(np.asarray(scenes), return_inverse=True, return_counts=True)
     value = np.full(len(names), np.inf)
@@ -190,27 +171,20 @@ def iiou(ciou: Float[np.ndarray, " N"], scenes: Sequence[str] | np.ndarray) -> F
     return np.where(clips > 1, value, np.nan)
 
 
-def ciou_by_sound(
-    maps: Shaped[np.ndarray, "N h w"], boxes: Float[np.ndarray, "N H W"]
-) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+def ciou_by_sound(maps: Heatmaps, boxes: Float[np.ndarray, "N H W"]) -> tuple[PerClip, PerClip]:
     """Compute cIoU (adaptive) with each clip's object of the map for its own sound, and of that for the other sound.
 
-    Parameters
-    ----------
-    maps, boxes : of clips with their own sounds; rows 2k and 2k + 1 are the same image.
+    Takes clips with their own sounds; rows 2k and 2k + 1 are the same image.
     """
-    return tuple(metrics.ciou(played, boxes, "adaptive") for played in (maps, _swapped(maps)))
+    swapped = np.arange(len(maps)) ^ 1  # exchanges rows 2k and 2k + 1
+    return metrics.ciou(maps, boxes, "adaptive"), metrics.ciou(maps[swapped], boxes, "adaptive")
 
 
-def pointing_by_sound(maps: Shaped[np.ndarray, "N h w"], masks: Bool[np.ndarray, "N H W"]) -> dict[str, float]:
+def pointing_by_sound(maps: Heatmaps, masks: Bool[np.ndarray, "N H W"]) -> dict[str, float]:
     """Count where the highest point lies: shares of clips, rows as in :func:`ciou_by_sound`."""
-    this, other = (float(metrics.pointing(maps, where).mean()) for where in (masks, _swapped(masks) & ~masks))
+    others = masks[np.arange(len(masks)) ^ 1] & ~masks
+    this, other = (float(metrics.pointing(maps, where).mean()) for where in (masks, others))
     return {"this object": this, "the other object": other, "elsewhere": 1 - this - other}
-
-
-def _swapped(values: np.ndarray) -> np.ndarray:
-    """Exchange rows 2k and 2k + 1."""
-    return values[np.arange(len(values)) ^ 1]
 
 
 # Retrieval ------------------------------------------------------------------------------------------------------------
@@ -224,10 +198,8 @@ def best_ranks(similarity: Float[np.ndarray, "N M"], right: Bool[np.ndarray, "N 
     are right.
     """
     check_finite(similarity)
-    found = np.empty(len(similarity), dtype=np.int64)
-    for query, (row, answers) in enumerate(zip(similarity, right, strict=True)):
-        found[query] = 1 + np.count_nonzero(row[~answers] >= row[answers].max())
-    return found
+    best = np.where(right, similarity, -np.inf).max(axis=1, keepdims=True)
+    return 1 + np.count_nonzero(~right & (similarity >= best), axis=1)
 
 
 def heard_in(classes: Sequence[str], objects: Sequence[Sequence[str] | None]) -> Bool[np.ndarray, "N N"]:
@@ -239,28 +211,18 @@ def heard_in(classes: Sequence[str], objects: Sequence[Sequence[str] | None]) ->
     return np.stack([np.isin(classes, names) for names in visible])
 
 
-def recall_at(ranks: Int[np.ndarray, " N"], k: int) -> Float[np.ndarray, " N"]:
-    """Whether each query has a right answer among its `k` best (1 or 0): R@k is the mean."""
-    return (ranks <= k).astype(np.float64)
-
-
-def chance_at(right: Int[np.ndarray, " N"], count: int, k: int) -> Float[np.ndarray, " N"]:
+def chance_at(right: Int[np.ndarray, " N"], count: int, k: int) -> PerClip:
     """R@k of a random order, with `right` right answers among `count`: ``1 - C(count - right, k) / C(count, k)``."""
     drawn = np.arange(min(k, count))
     wrong = np.clip(count - np.asarray(right)[:, None] - drawn, 0, None) / (count - drawn)
     return 1 - wrong.prod(axis=1)
 
 
-def recalls(
-    similarity: Float[np.ndarray, "N N"] | None, answers: Mapping[str, Bool[np.ndarray, "N N"]]
-) -> dict[str, Float[np.ndarray, " N"]]:
+def recalls(similarity: Float[np.ndarray, "N N"] | None, answers: Mapping[str, np.ndarray]) -> dict[str, PerClip]:
     """Compute R@1, R@5, R@10 of every clip as a query, in both directions; without `similarity`, of a random order.
 
-    Parameters
-    ----------
-    answers : beginning of a column -> which sounds (columns) are right for which images (rows).
-
-    Returns columns such as ``r5_image_to_audio``.
+    `answers` (N, N) say which sounds (columns) are right for which images (rows); their names begin those of what is
+    returned, such as ``class_r5_image_to_audio``.
     """
     columns = {}
     for prefix, right in answers.items():
@@ -268,7 +230,7 @@ def recalls(
             ranks = None if similarity is None else best_ranks(turn(similarity), turn(right))
             for k in (1, 5, 10):
                 chance = chance_at(turn(right).sum(axis=1), len(right), k)
-                columns[f"{prefix}r{k}_{direction}"] = chance if ranks is None else recall_at(ranks, k)
+                columns[f"{prefix}r{k}_{direction}"] = chance if ranks is None else (ranks <= k).astype(np.float64)
     return columns
 
 
@@ -292,13 +254,13 @@ def centre_square(count: int, size: int = GRID) -> Float[np.ndarray, "N H W"]:
     return np.broadcast_to(-(rim + reading / 2), (count, size, size))
 
 
-def centre_square_ciou(ground_truth: GroundTruthMaps, rule: Rule = "median") -> Float[np.ndarray, " N"]:
+def centre_square_ciou(ground_truth: GroundTruthMaps, rule: Rule = "median") -> PerClip:
     """Compute the cIoU of the centre square as papers' tables have it.
 
-    Under ``median`` and ``top_half`` the square covers half of the image (:func:`centre_square`). Under ``adaptive``
-    it is a plain square with the side ``round(sqrt(area of the ground truth))`` that begins at pixel
-    ``(224 - side) // 2``: on VGG-SS 41.35 success and 42.67 AUC, where exactly as many pixels as the ground truth has
-    give 41.43 and 42.67. Under ``fixed`` a square without a scale has no meaning: NaN.
+    Under ``median`` and ``top_half`` it covers half of the image (:func:`centre_square`). Under ``adaptive`` it is a
+    plain square with the side ``round(sqrt(area of the ground truth))`` that begins at pixel ``(224 - side) // 2``: on
+    VGG-SS 41.35 success and 42.67 AUC, where exactly as many pixels as the ground truth has give 41.43 and 42.67.
+    Under ``fixed`` a square without a scale has no meaning: NaN.
     """
     if rule in ("median", "top_half"):
         return metrics.ciou(centre_square(len(ground_truth), ground_truth.shape[1]), ground_truth, rule)

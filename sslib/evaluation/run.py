@@ -31,11 +31,8 @@ from sslib.model import SoundLocalizer
 from sslib.prediction import OtherAudio, predict
 
 # What a model sees and hears, and what it is. No keys: all of the section.
-INPUTS = {
-    "data": ("sample_rate", "seconds", "time", "frame", "frame_rate", "image_size"),
-    "front_end": (),
-    "model": (),
-}
+INPUTS = {"data": ("sample_rate", "seconds", "time", "frame", "frame_rate", "image_size"), "front_end": (), "model": ()}
+Arrays = dict[str, np.ndarray]
 ARRAYS = [*dict.fromkeys(array_name(*key) for key in METHODS)]  # names that maps may have
 PAIRS = ("pair_scores", "untrained_pair_scores")  # (N, N) of all images (rows) with all sounds
 
@@ -45,18 +42,11 @@ class MapError(InputError):
 
 
 def evaluate(run: Path, config: Config | None = None, out: Path | None = None) -> Path:
-    """Measure a run on its test lists and write ``maps.npz``, ``clips.csv`` and ``summary.json``.
+    """Measure a run on its test lists and write ``maps.npz``, ``clips.csv`` and ``summary.json`` into `out`, or `run`.
 
-    Parameters
-    ----------
-    run : the folder with ``checkpoint.pt``.
-    config : where the test data lie and how sure results shall be; by default the checkpoint's own configuration.
-    out : folder to write into (default: `run`).
-
-    Returns path of ``summary.json``; it is written last, so a folder that has one is evaluated.
-
-    Raises ``CheckpointError`` when the checkpoint cannot be used, or was trained on other images and sounds than
-    `config` would make.
+    `config` says where the test data lie and how sure results shall be; by default it is the checkpoint's own. Returns
+    the path of ``summary.json``; it is written last, so a folder that has one is evaluated. Raises ``CheckpointError``
+    when the checkpoint cannot be used, or was trained on other images and sounds than `config` would make.
     """
     model, trained = checkpoint.load_model(run / checkpoint.NAME)
     config = trained if config is None else config
@@ -98,13 +88,8 @@ def _check_inputs(trained: Config, config: Config, run: Path) -> None:
 
 
 def predict_all(
-    model: SoundLocalizer,
-    untrained: SoundLocalizer,
-    dataset: datasets.AVDataset,
-    config: Config,
-    device: str,
-    pairs: bool = False,
-) -> dict[str, np.ndarray]:
+    model: SoundLocalizer, untrained: SoundLocalizer, dataset: datasets.AVDataset, config: Config, device, pairs=False
+) -> Arrays:
     """Predict raw maps of every clip with its own and with other sounds, without sound, and by untrained weights.
 
     Names are those of :func:`sslib.evaluation.measures.array_name`; with `pairs`, ``pair_scores`` compares all images
@@ -118,8 +103,7 @@ def predict_all(
     arrays = trained.maps | {"audio_embeddings": trained.audio_embeddings}
     if pairs:
         arrays |= {"pair_scores": trained.pair_scores, "untrained_pair_scores": blank.pair_scores}
-    arrays |= {array_name("untrained", "own"): blank.maps["similarity"]}
-    arrays |= {array_name("untrained", name): blank.maps[name] for name in unheard}
+    arrays |= {"untrained": blank.maps["similarity"]} | {array_name("untrained", n): blank.maps[n] for n in unheard}
     return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
 
 
@@ -131,11 +115,9 @@ def counterfactual_sounds(clips: AnnotatedClips, seed: int = 0) -> dict[str, Oth
     a list has no such sound for one of its clips, that kind is left out, with a warning.
     """
     sounds: dict[str, OtherAudio] = {"silence": protocols.silence, "noise": protocols.noise}
-    labels = np.asarray(clips.classes)
-    visible = [{own, *(held or ())} for held, own in zip(clips.field("objects"), clips.classes, strict=True)]
-    excluded = {"shuffled": [{own} for own in clips.classes], "offscreen": visible}
-    for number, (name, classes) in enumerate(excluded.items()):
-        choices = [np.flatnonzero(~np.isin(labels, list(unwanted))) for unwanted in classes]
+    labels, visible = np.asarray(clips.classes), protocols.heard_in(clips.classes, clips.field("objects"))
+    for number, (name, unwanted) in enumerate({"shuffled": labels[:, None] == labels, "offscreen": visible}.items()):
+        choices = [np.flatnonzero(row) for row in ~unwanted]
         if all(len(choice) for choice in choices):
             rng = np.random.default_rng([seed, number])
             sounds[name] = np.array([rng.choice(choice) for choice in choices])
@@ -146,79 +128,68 @@ def counterfactual_sounds(clips: AnnotatedClips, seed: int = 0) -> dict[str, Oth
 
 def calibrate(
     model: SoundLocalizer, untrained: SoundLocalizer, config: Config, device: str
-) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+) -> tuple[Arrays, dict[str, float], dict[str, Any]]:
     """Find the universal threshold from negative sounds on the validation list, never from a clip of a test list.
 
     Returns the maps it came from (for ``maps.npz``), the threshold of each kind of map, and where it came from in
     words. Without a validation list there is none, and what needs it stays empty.
     """
-    split = config.data.val
-    dataset, used, reason = _untested(config)
-    if dataset is None or not used.any():
+    split, used, reason = config.data.val, np.zeros(0, dtype=bool), f"all clips of {config.data.val!r} are test clips"
+    try:
+        dataset = datasets.AVDataset(config, split)
+        used = ~np.isin(dataset.ids, [clip_id for name in config.data.tests for clip_id in dataset.layout.ids(name)])
+    except (FileNotFoundError, ValueError) as error:
+        if config.data.require_all:
+            raise
+        reason = str(error).replace(f"{config.data.root}/", "")
+    if not used.any():
         warnings.warn(f"no universal threshold: {reason}", stacklevel=2)
-        return {}, {}, {"value": None, "list": split, "clips": 0, "reason": reason}
-    arrays = predict_all(model, untrained, dataset, config, device)
-    kept = {name: array[used] for name, array in arrays.items()} | {"ids": np.array(dataset.ids)[used]}
+        return {}, *_threshold({}, split, reason)
+    arrays = predict_all(model, untrained, dataset, config, device) | {"ids": np.array(dataset.ids)}
+    kept = {name: array[used] for name, array in arrays.items()}
     thresholds, threshold = _threshold(kept, split)
     threshold |= {"present": dataset.present, "missing": dataset.missing}
     return {f"{split}/{name}": kept[name] for name in ("ids", *threshold["kinds"])}, thresholds, threshold
 
 
-def _threshold(arrays: dict[str, np.ndarray], split: str) -> tuple[dict[str, float], dict[str, Any]]:
-    """The threshold of each kind of map from maps of negative sounds, and where it came from in words."""
-    thresholds = measures.universal_thresholds(arrays)
-    found = {"value": thresholds.get("similarity"), "list": split, "clips": len(arrays["ids"]), "quantile": 0.75}
-    return thresholds, found | {"kinds": [name for name in NEGATIVES if name in arrays], "levels": thresholds}
-
-
-def _untested(config: Config) -> tuple[datasets.AVDataset | None, np.ndarray, str]:
-    """The validation list, which of its clips are in no test list, and why there may be none."""
-    try:
-        dataset = datasets.AVDataset(config, config.data.val)
-    except (FileNotFoundError, ValueError) as error:
-        if config.data.require_all:
-            raise
-        return None, np.zeros(0, dtype=bool), str(error).replace(f"{config.data.root}/", "")
-    tested = {clip_id for name in config.data.tests for clip_id in dataset.layout.ids(name)}
-    used = np.array([clip_id not in tested for clip_id in dataset.ids])
-    return dataset, used, f"all clips of {config.data.val!r} are test clips"
+def _threshold(arrays: Arrays, split: str, reason: str = "") -> tuple[dict[str, float], dict[str, Any]]:
+    """The threshold of each kind of map from maps of negative sounds, and whence; without maps the `reason`."""
+    kinds = [name for name in NEGATIVES if name in arrays]
+    if not kinds or not len(arrays["ids"]):
+        return {}, {"value": None, "list": split, "clips": 0, "reason": reason}
+    levels = measures.universal_thresholds(arrays)
+    found = {"value": levels["similarity"], "list": split, "clips": len(arrays["ids"]), "quantile": 0.75}
+    return levels, found | {"kinds": kinds, "levels": levels}
 
 
 def write(folder: Path, clips: pd.DataFrame, config: Config, about: dict[str, Any]) -> Path:
     """Write ``clips.csv`` and, in one step and last, ``summary.json`` with its tables; the path of the latter."""
     (folder / "summary.json").unlink(missing_ok=True)
     clips.to_csv(folder / "clips.csv", index=False)
-    info = Layout(config.data.root).info()
+    data = {"name": config.data.root.name, "generated": False, "digest": "", "missing": []}
+    data |= {key: value for key, value in Layout(config.data.root).info().items() if key in data}
     summary = {
         "format": comparison.FORMAT,
         "experiment": f"{config.exp_prefix}/{config.exp_name}",
         "config": portable(config),
-        "data": {
-            "name": info.get("name", config.data.root.name),
-            "generated": bool(info.get("generated", False)),
-            "digest": info.get("digest", ""),
-            "missing": info.get("missing", []),
-        },
+        "data": data,
     }
     summary |= about | tables.summarize(clips, config.evaluation, config.seed)
-    summary["verdicts"] = list(comparison.verdicts(summary["tables"], summary["differences"]))
+    summary["verdicts"] = comparison.verdicts(summary["tables"], summary["differences"])
     write_atomic(folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     return folder / "summary.json"
-
-
-# Maps from elsewhere --------------------------------------------------------------------------------------------------
 
 
 class ListCoverage(NamedTuple):
     """Which clips of a list have maps."""
 
-    ids: list[str]  # in the order of the list
+    present: str  # n of N present
     missing: list[str]  # listed, but there is no map
     extra: list[str]  # a map, but not listed
 
     def __str__(self) -> str:
-        lines = [f"{len(self.ids)} of {len(self.ids) + len(self.missing)} present"]
-        for name, ids in (("no map of", self.missing), ("not in the list", self.extra)):
+        lines = [self.present]
+        for name, ids in {"no map of": self.missing, "not in the list": self.extra}.items():
             more = f", … and {len(ids) - 20} more" if len(ids) > 20 else ""
             lines += [f"{name} ({len(ids)}): {', '.join(ids[:20])}{more}"] if ids else []
         return "\n".join(lines)
@@ -227,30 +198,23 @@ class ListCoverage(NamedTuple):
 def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Path, ListCoverage]:
     """Measure the maps of one test list, whoever made them; write ``clips.csv`` and ``summary.json`` into `out`.
 
-    Parameters
-    ----------
-    maps : .npz file in the form of ``maps.npz``, see above, or a folder as :func:`read_folder` takes it.
-    config : where the list, the annotations and the masks lie (``data.root``); images and sounds are not needed.
-
-    Returns path of ``summary.json``, and which clips had a map.
-
-    Raises ``MapError`` for maps that are no arrays of finite numbers, one map for each of their ids, and when no listed
-    clip has one.
+    `maps` is an .npz file in the form of ``maps.npz``, see above, or a folder as :func:`read_folder` takes it; `config`
+    says where the list, the annotations and the masks lie (``data.root``): images and sounds are not needed. Returns
+    the path of ``summary.json``, and which clips had a map. Raises ``MapError`` for maps that are no arrays of finite
+    numbers, one for each of their ids, and when no listed clip has one.
     """
-    layout = Layout(config.data.root)
-    found = read_folder(maps, split, config.data.val) if maps.is_dir() else _load(maps)
+    layout, val = Layout(config.data.root), config.data.val
+    found = read_folder(maps, split, val) if maps.is_dir() else _load(maps)
     if not isinstance(found, dict):
-        raise MapError(
-            f"{maps}: one array; maps of many clips are an .npz file in the form of run/maps.npz, or a folder"
-        )
-    arrays = _of_list(found, split, maps)
+        raise MapError(f"{maps}: one array; maps of many clips are an .npz file like run/maps.npz, or a folder")
+    arrays, known = _of_list(found, split, maps), _of_list(found, val, maps)
     if "similarity" not in arrays:
-        raise MapError(
-            f"{maps}: no maps with the clips' own sounds ({split}/similarity in an .npz file, ID.npy in a folder)"
-        )
+        wanted = f"{split}/ids and {split}/similarity in an .npz file, ID.npy in a folder"
+        raise MapError(f"{maps}: no map of a clip of the list {split!r} with its own sound ({wanted})")
     listed, rows = layout.ids(split), {clip_id: row for row, clip_id in enumerate(arrays["ids"].tolist())}
     ids = [clip_id for clip_id in listed if clip_id in rows]
-    coverage = ListCoverage(ids, [i for i in listed if i not in rows], sorted(rows.keys() - set(listed)))
+    missing, extra = [i for i in listed if i not in rows], sorted(rows.keys() - set(listed))
+    coverage = ListCoverage(f"{len(ids)} of {len(listed)} present", missing, extra)
     if not ids:
         raise MapError(f"{maps}: no map of a clip of the list {split!r} ({listed[0]}, …)\n{coverage}")
     annotations = layout.annotations(split)
@@ -258,35 +222,32 @@ def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Pa
         raise MapError(f"{len(unknown)} of {len(ids)} clips of {split!r} lack boxes: {unknown[:5]} …")
     order = np.array([rows[clip_id] for clip_id in ids])
     arrays = {name: array[np.ix_(order, order)] if name in PAIRS else array[order] for name, array in arrays.items()}
-    reason = f"no maps of clips of {config.data.val!r} with negative sounds ({config.data.val}/silence)"
-    thresholds, threshold = {}, {"value": None, "list": config.data.val, "clips": 0, "reason": reason}
-    if f"{config.data.val}/ids" in found:
-        kept = _of_list(found, config.data.val, maps)
-        used = ~np.isin(kept["ids"], listed)
-        if used.any() and any(name in kept for name in NEGATIVES):
-            thresholds, threshold = _threshold({k: array[used] for k, array in kept.items()}, config.data.val)
+    unseen = {name: array[~np.isin(known["ids"], listed)] for name, array in known.items()}
+    reason = f"no maps of clips of {val!r} with negative sounds ({val}/silence)"
+    thresholds, threshold = _threshold(unseen, val, reason)
     clips = measure(AnnotatedClips(split, layout, ids, annotations), arrays, thresholds)
-    present = {"present": str(coverage).splitlines()[0], "missing": coverage.missing, "extra": coverage.extra}
+    about = {"maps": str(maps), "lists": {split: coverage._asdict()}, "threshold": threshold}
     out.mkdir(parents=True, exist_ok=True)
-    return write(out, clips, config, {"maps": str(maps), "lists": {split: present}, "threshold": threshold}), coverage
+    return write(out, clips, config, about), coverage
 
 
-def read_folder(folder: Path, split: str, val: str) -> dict[str, np.ndarray]:
+def read_folder(folder: Path, split: str, val: str) -> Arrays:
     """Read a folder of one map a file, as reports/README.md shows it, into the form of ``maps.npz``.
 
     ``ID.npy`` is a map with the clip's own sound; ``silence/ID.npy``, ... with others; ``VAL/silence/ID.npy``, ... are
     those of the validation list.
     """
-    arrays: dict[str, np.ndarray] = {}
+    arrays: Arrays = {}
     for name, parent in ((split, folder), (val, folder / val)):
-        kinds = {kind: sorted((parent / kind.removeprefix("similarity")).glob("*.npy")) for kind in ARRAYS}
-        ids = sorted({file.stem for files in kinds.values() for file in files})
-        for kind, files in kinds.items():
-            if files and (missing := sorted(set(ids) - {file.stem for file in files})):
-                says = f"{len(files)} of {len(ids)} present, no map of {', '.join(missing)}"
-                raise MapError(f"{files[0].parent}/: {says}: complete it, or leave the kind out")
-            if files:
-                arrays |= {f"{name}/ids": np.array(ids), f"{name}/{kind}": _stack([_load(f) for f in files], files)}
+        places = {kind: parent / kind.removeprefix("similarity") for kind in ARRAYS}
+        kinds = {kind: held for kind, place in places.items() if (held := {f.stem: f for f in place.glob("*.npy")})}
+        ids = sorted(set().union(*kinds.values()))
+        for kind, held in kinds.items():
+            if missing := [clip_id for clip_id in ids if clip_id not in held]:
+                says = f"{len(held)} of {len(ids)} present, no map of {', '.join(missing)}"
+                raise MapError(f"{places[kind]}/: {says}: complete it, or leave the kind out")
+            files = [held[clip_id] for clip_id in ids]
+            arrays |= {f"{name}/ids": np.array(ids), f"{name}/{kind}": _stack([_load(f) for f in files], files)}
     return arrays
 
 
@@ -299,13 +260,11 @@ def _load(file: Path) -> Any:
         raise MapError(f"{file}: not an array of numbers ({error})") from None
 
 
-def _of_list(arrays: dict[str, np.ndarray], name: str, path: Path) -> dict[str, np.ndarray]:
-    """What there is of one list, checked: ``ids``, and maps by name."""
+def _of_list(arrays: Arrays, name: str, path: Path) -> Arrays:
+    """What there is of one list, checked: ``ids``, and maps by name; nothing without ids."""
     found = {key: arrays[f"{name}/{key}"] for key in ("ids", *ARRAYS, *PAIRS) if f"{name}/{key}" in arrays}
     if "ids" not in found:
-        raise MapError(
-            f"{path}: no map of a clip of the list {name!r} ({name}/ids in an .npz file, ID.npy in a folder)"
-        )
+        return {}
     ids = found["ids"].tolist()
     for key in found.keys() - {"ids"}:
         if len(found[key]) != len(ids):

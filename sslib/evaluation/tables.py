@@ -24,7 +24,8 @@ CONTROLS = (  # what knows less than the model: a result has to differ from all 
     "centre square", "whole image", "random order",
 )  # fmt: skip
 
-
+# What a measure of negatives is over, by the end of its key.
+SILENT = {"": "all negatives", **{f"_{kind}": kind for kind in NEGATIVES}, "_native": "clips without a source"}
 MEASURES = {
     measure.key: measure
     for measure in (
@@ -34,32 +35,18 @@ MEASURES = {
         Measure("loc_acc", "LocAcc", "detection"),
         Measure("f_loc", "F-LOC", "universal"),
         Measure("f_auc", "F-AUC", "universal"),
-        Measure("pia", "pIA, all negatives", "universal", higher_is_better=False),
-        Measure("pia_silence", "pIA, silence", "universal", higher_is_better=False),
-        Measure("pia_noise", "pIA, noise", "universal", higher_is_better=False),
-        Measure("pia_offscreen", "pIA, off-screen", "universal", higher_is_better=False),
-        Measure("pia_native", "pIA, clips without a source", "universal", higher_is_better=False),
-        Measure("aoc", "AOC, all negatives", "universal"),
-        Measure("aoc_silence", "AOC, silence", "universal"),
-        Measure("aoc_noise", "AOC, noise", "universal"),
-        Measure("aoc_offscreen", "AOC, off-screen", "universal"),
-        Measure("aoc_native", "AOC, clips without a source", "universal"),
+        *(Measure(f"pia{end}", f"pIA, {of}", "universal", higher_is_better=False) for end, of in SILENT.items()),
+        *(Measure(f"aoc{end}", f"AOC, {of}", "universal") for end, of in SILENT.items()),
         Measure("iiou", "IIoU, median threshold", "interaction"),
         Measure("iauc", "IAUC, median threshold", "interaction"),
         Measure("iiou_adaptive", "IIoU, adaptive threshold", "interaction"),
         Measure("iauc_adaptive", "IAUC, adaptive threshold", "interaction"),
-        Measure("r1_image_to_audio", "R@1, image to audio", "retrieval"),
-        Measure("r5_image_to_audio", "R@5, image to audio", "retrieval"),
-        Measure("r10_image_to_audio", "R@10, image to audio", "retrieval"),
-        Measure("r1_audio_to_image", "R@1, audio to image", "retrieval"),
-        Measure("r5_audio_to_image", "R@5, audio to image", "retrieval"),
-        Measure("r10_audio_to_image", "R@10, audio to image", "retrieval"),
-        Measure("class_r1_image_to_audio", "R@1, image to audio, of the class", "retrieval"),
-        Measure("class_r5_image_to_audio", "R@5, image to audio, of the class", "retrieval"),
-        Measure("class_r10_image_to_audio", "R@10, image to audio, of the class", "retrieval"),
-        Measure("class_r1_audio_to_image", "R@1, audio to image, of the class", "retrieval"),
-        Measure("class_r5_audio_to_image", "R@5, audio to image, of the class", "retrieval"),
-        Measure("class_r10_audio_to_image", "R@10, audio to image, of the class", "retrieval"),
+        *(
+            Measure(f"{start}r{k}_{direction}", f"R@{k}, {direction.replace('_', ' ')}{right}", "retrieval")
+            for start, right in (("", ""), ("class_", ", of the class"))
+            for direction in ("image_to_audio", "audio_to_image")
+            for k in (1, 5, 10)
+        ),
     )
 }
 GROUPED = ("pointing", "miou", "success", "auc", "success_adaptive", "auc_adaptive")  # measures by area and by class
@@ -70,10 +57,9 @@ PROTOCOLS: dict[str, dict[str, str]] = {  # protocol -> key of a measure -> labe
 }  # fmt: skip
 
 
-# From rows of clips to rows of tables ---------------------------------------------------------------------------------
-
 Row = dict[str, Any]
 Frames = dict[tuple[str, str], pd.DataFrame]  # (map_kind, condition) -> one row a clip, all in the same order
+Tables = dict[str, pd.DataFrame]  # method -> one row a clip
 Columns = dict[tuple[str, str], np.ndarray]  # (method, measure) -> values
 Settings = tuple[int, float, int]  # resamples, confidence, seed
 
@@ -92,17 +78,14 @@ def summarize(clips: pd.DataFrame, evaluation: Evaluation, seed: int = 0) -> dic
         for (split, subset), group in _groups(clips, column):
             found = Subset.of(group, settings).means(GROUPED, differences=protocol == "area")
             rows += [{"protocol": protocol, "split": split, "subset": subset} | row for row in found]
-    return {
-        "tables": [row for row in rows if "method" in row],
-        "differences": [row for row in rows if "control" in row],
-    }
+    return {"tables": [r for r in rows if "method" in r], "differences": [r for r in rows if "control" in r]}
 
 
 def _groups(clips: pd.DataFrame, column: str) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Divide each list by area (in order of size) or class; where there is only one there is nothing to compare."""
-    order = ["small", "medium", "large", "huge"]
+    order = {"small": "1", "medium": "2", "large": "3", "huge": "4"}
     for split, rows in clips.groupby("split", sort=False):
-        names = sorted(set(rows[column].dropna()) - {"", "empty"}, key=lambda n: order.index(n) if n in order else n)
+        names = sorted(set(rows[column].dropna()) - {"", "empty"}, key=lambda name: order.get(name, name))
         for name in names if len(names) > 1 else ():
             yield (split, name), rows[rows[column] == name]
 
@@ -122,7 +105,7 @@ class Subset:
         return cls({k: rows if rows.index.equals(order) else rows.loc[order] for k, rows in frames.items()}, settings)
 
     @property
-    def methods(self) -> dict[str, pd.DataFrame]:
+    def methods(self) -> Tables:
         """The methods of a table, without the rows of negative sounds."""
         return {METHODS[key]: rows for key, rows in self.frames.items() if key[1] not in NEGATIVES}
 
@@ -144,14 +127,12 @@ class Subset:
         yield "universal", self.universal()
         yield "interaction", self.interaction()
 
-    def means(self, measures: Iterable[str], differences: bool = True) -> list[Row]:
-        """Average columns that the methods' rows have over clips."""
+    def means(self, measures: Iterable[str], differences: bool = True, methods: Tables | None = None) -> list[Row]:
+        """Average columns that the rows of the methods (of all, or these) have over clips."""
         columns = {(method, measure): rows[measure].to_numpy(dtype=np.float64)
-                   for method, rows in self.methods.items() for measure in measures if measure in rows}  # fmt: skip
-        return _mean_rows(columns, self._bootstrap_means, differences)
-
-    def _bootstrap_means(self, values: np.ndarray) -> list[Interval]:
-        return bootstrap_means(values, self.recordings, *self.settings)
+                   for method, rows in (methods or self.methods).items()
+                   for measure in measures if measure in rows}  # fmt: skip
+        return mean_rows(columns, lambda values: bootstrap_means(values, self.recordings, *self.settings), differences)
 
     def detection(self) -> list[Row]:
         """Compute AP, max-F1, LocAcc; negatives are clips without a source, in lists without any off-screen sounds."""
@@ -170,15 +151,13 @@ class Subset:
         rows, own = self.frames[key], self.frames.get(("similarity", "own"))
         if key[1] in NEGATIVES or own is None or rows["confidence"].isna().all():
             return None
+        negatives = self.frames.get((key[0], "offscreen"))
         if not rows["source"].all():  # annotated negatives
             negatives = rows[~rows["source"]]
-        elif ("similarity", "offscreen") not in self.frames:
-            return None
-        elif key[1] == "none":  # what does not hear says of an off-screen sound what it says of any
+        elif key[1] == "none" and ("similarity", "offscreen") in self.frames:
+            # What does not hear says of an off-screen sound what it says of any.
             negatives = rows.assign(confidence=0.0) if key[0] == "oracle" else rows
-        elif (key[0], "offscreen") in self.frames:
-            negatives = self.frames[key[0], "offscreen"]
-        else:
+        if negatives is None:
             return None
         positives = rows[rows["source"] & own["ciou"].notna()]
         both = pd.concat([positives, negatives])
@@ -205,9 +184,7 @@ class Subset:
         found = _statistic_rows(harmonic, [*shares], ("f_loc", "f_auc"), self.recordings, self.settings)
         # Shuffling the sounds of positives leaves the negatives as they are: only F is another one.
         shares.pop("model, shuffled sounds", None)
-        columns = {(method, name): rows[name].to_numpy(float)
-                   for method, rows in shares.items() for name in PROTOCOLS["universal"] if name in rows}  # fmt: skip
-        return found + _mean_rows(columns, self._bootstrap_means)
+        return found + self.means(PROTOCOLS["universal"], methods=shares)
 
     def _negative_shares(self, key: tuple[str, str]) -> dict[str, np.ndarray]:
         """Make the columns ``pia…`` and ``aoc…``: of each kind of negative, and their mean."""
@@ -229,24 +206,18 @@ class Subset:
         columns = {}
         for method, rows in self.methods.items():
             for suffix in ("", "_adaptive"):
-                if f"ciou{suffix}" in rows:
-                    least = protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes)
-                    least = np.where(complete, least, np.nan)
-                    columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
-                    columns[method, f"iauc{suffix}"] = metrics.auc_per_clip(least)
+                least = np.where(complete, protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes), np.nan)
+                columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
+                columns[method, f"iauc{suffix}"] = metrics.auc_per_clip(least)
         units = pd.DataFrame({"scene": scenes, "recording": self.recordings})
-        return _mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
+        return mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
 
 
 def over_scenes(values: np.ndarray, units: pd.DataFrame, settings: Settings) -> list[Interval]:
     """Average columns of `values`, one row a scene (sorted by name), with intervals that resample recordings.
 
-    A scene has a recording for each of its sounds. A resample of recordings counts it as often as the product of how
-    often these were drawn (Owen 2007), since it depends on each of them.
-
-    Parameters
-    ----------
-    units : scene and recording of every clip.
+    A scene has a recording for each of its sounds: `units` holds both of every clip. A resample of recordings counts it
+    as often as the product of how often these were drawn (Owen 2007), since it depends on each of them.
     """
     known = ~np.isnan(values)
     used = known.any(axis=1)
@@ -261,7 +232,7 @@ def over_scenes(values: np.ndarray, units: pd.DataFrame, settings: Settings) -> 
     return [one._replace(clips=int(count)) for one, count in zip(found, known.sum(axis=0), strict=True)]
 
 
-def _mean_rows(columns: Columns, bootstrap: Callable[[np.ndarray], list[Interval]], differences=True) -> list[Row]:
+def mean_rows(columns: Columns, bootstrap: Callable[[np.ndarray], list[Interval]], differences=True) -> list[Row]:
     """Make rows of columns of values, and of the model's differences to its controls, clip by clip."""
     columns = {key: values for key, values in columns.items() if not np.isnan(values).all()}
     gains = {
@@ -272,8 +243,7 @@ def _mean_rows(columns: Columns, bootstrap: Callable[[np.ndarray], list[Interval
     if not columns:
         return []
     names = [*(("method", *key) for key in columns), *(("control", *key) for key in gains)]
-    found = bootstrap(np.column_stack([*columns.values(), *gains.values()]))
-    return [_row(*name, interval) for name, interval in zip(names, found, strict=True) if interval.clips]
+    return _rows(names, bootstrap(np.column_stack([*columns.values(), *gains.values()])))
 
 
 def _statistic_rows(
@@ -290,11 +260,10 @@ def _statistic_rows(
 
     roles = [*(("method", name) for name in methods), *(("control", name) for name in controls)]
     names = [(*role, measure) for role in roles for measure in measures]
-    found = bootstrap_statistic(with_differences, recordings, *settings)
-    rows = [_row(*name, interval) for name, interval in zip(names, found, strict=True)]
-    return [row for row in rows if np.isfinite(row["value"])]
+    return _rows(names, bootstrap_statistic(with_differences, recordings, *settings))
 
 
-def _row(role: str, method: str, measure: str, interval: Interval) -> Row:
-    """`role` is ``method`` for a value and ``control`` for a difference to that method."""
-    return {role: method, "measure": measure} | interval._asdict()
+def _rows(names: list[tuple[str, str, str]], intervals: list[Interval]) -> list[Row]:
+    """Name what has a value by role (``method``, or ``control`` of a difference to it), method and measure."""
+    named = zip(names, intervals, strict=True)
+    return [{role: name, "measure": key} | one._asdict() for (role, name, key), one in named if np.isfinite(one.value)]

@@ -1,15 +1,13 @@
 """The media of the Stamps: cut-out photographs, recordings of what they sound like, photographs of places.
 
 They belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file by
-sha256, with its class and a verdict. Here the pinned files are fetched (`fetch_media`) and read (`load_library`); where
-there are none, ``generated`` makes stand-ins.
+sha256, with its class and a verdict. Where there are none, ``generated`` makes stand-ins.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import hashlib
 import lzma
 import os
@@ -55,28 +53,22 @@ class Entry(NamedTuple):
 
 
 class Cutout(NamedTuple):
-    """An object cut out along its outline."""
-
     name: str
     class_name: str
     instance: str
-    rgba: np.ndarray  # uint8 (H, W, 4), cropped to its opaque part
+    rgba: np.ndarray  # uint8 (H, W, 4): an object cut out along its outline, cropped to its opaque part
 
 
 class Recording(NamedTuple):
-    """What an object sounds like; silence at both ends is cut off, the level is as recorded."""
-
     name: str
     class_name: str
     instance: str
-    waveform: np.ndarray  # float32 (samples,), mono, about [-1, 1]
+    waveform: np.ndarray  # float32 (samples,), mono, about [-1, 1], as loud as recorded, no silence at its ends
 
 
 class Background(NamedTuple):
-    """A photograph of a place."""
-
     name: str
-    rgb: np.ndarray  # uint8 (H, W, 3)
+    rgb: np.ndarray  # uint8 (H, W, 3), a photograph of a place
 
 
 class Library(NamedTuple):
@@ -105,8 +97,8 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
     """Bring the manifest's files to ``folder/PACKAGE/PATH``; those that are there with the right digest stay.
 
     Looked for in this order: packages installed on this machine; `media` or else ``$SSLIB_STAMPS_MEDIA``, a folder of
-    .deb files or of extracted packages; ``apt-get download``, which needs no root. A file of another digest (another
-    release of its package) is not used. Raises ``MediaUnavailable`` when no scene could be composed of what was found.
+    .deb files or of extracted packages; ``apt-get download``, which needs no root. No file of another digest is used.
+    Raises ``MediaUnavailable`` when no scene could be composed of what was found.
     """
     folder, tried, entries = Path(folder), [], read_manifest()
     media = media or os.environ.get(MEDIA_VARIABLE)
@@ -124,7 +116,7 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
 
 
 def _absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
-    """Find the entries that are not under `folder` with the digest that the manifest pins, by package and path."""
+    """Find the entries that are not under `folder` with their digest, by package and path."""
     return {(e.package, e.path): e for e in entries if _sha256(folder / e.package / e.path) != e.sha256}
 
 
@@ -148,17 +140,7 @@ def _require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dic
 
 
 def _sha256(path: Path) -> str | None:
-    try:
-        info = path.stat()
-        return _hash(path, info.st_size, info.st_mtime_ns)
-    except OSError:
-        return None
-
-
-@functools.cache
-def _hash(path: Path, size: int, changed: int) -> str:
-    """Hash a file once, for as long as it has this size and time."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _keep(folder: Path, wanted: dict, key: tuple[str, str], content: bytes) -> None:
@@ -173,7 +155,7 @@ def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
     before = len(wanted)
     for key, entry in list(wanted.items()):
         for path in (root / entry.path, root / entry.package / entry.path):
-            if key in wanted and _sha256(path) == entry.sha256:
+            if key in wanted and path.is_file():
                 _keep(folder, wanted, key, path.read_bytes())
     place = "installed packages" if root == INSTALLED else f"extracted files in {root}"
     tried.append(f"{place}: {before - len(wanted)} of {before} files")
@@ -219,24 +201,20 @@ def _tar(deb: Path, file: BinaryIO) -> Iterator[tarfile.TarFile]:
 
 def _download(folder: Path, wanted: dict, tried: list[str]) -> None:
     """Take what is wanted from packages that apt-get downloads into a private folder."""
-    edition = _sha256(MANIFEST)
-    done = {p: folder / p / ".downloaded" for p, _ in wanted}  # not again for the same manifest
-    packages = sorted(p for p in done if not done[p].exists() or done[p].read_text() != edition)
-    if not packages:
-        return
-    if not shutil.which("apt-get"):
+    mark = f".downloaded-{_sha256(MANIFEST)[:16]}"  # not again for the same manifest
+    packages = sorted({package for package, _ in wanted if not (folder / package / mark).exists()})
+    if packages and not shutil.which("apt-get"):
         tried.append("apt-get: not on this machine")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
-        _apt(["update"], Path(private), tried)  # one unreachable source of several does not matter
-        for package in packages:
-            if _apt(["download", package], Path(private), tried):
-                for deb in Path(private).glob(f"{package}_*.deb"):
-                    _unpack(folder, wanted, deb, tried)
-                    deb.unlink()
-                done[package].parent.mkdir(exist_ok=True)
-                done[package].write_text(edition)
+    elif packages:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".apt-") as private:
+            _apt(["update"], Path(private), tried)  # one unreachable source of several does not matter
+            for package in packages:
+                if _apt(["download", package], Path(private), tried):
+                    for deb in Path(private).glob(f"{package}_*.deb"):
+                        _unpack(folder, wanted, deb, tried)
+                        deb.unlink()
+                    write_atomic(folder / package / mark, "")
 
 
 def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
@@ -247,20 +225,15 @@ def _apt(command: list[str], private: Path, tried: list[str]) -> bool:
     options += ["APT::Sandbox::User=", "Acquire::http::Timeout=20", "Acquire::Retries=1"]
     line = ["apt-get", "-q", *(word for option in options for word in ("-o", option)), *command]
     try:
-        run = subprocess.run(line, cwd=private, capture_output=True, text=True, timeout=900)
-        error = run.stderr.strip()[-300:] if run.returncode else ""
-    except (OSError, subprocess.TimeoutExpired) as failure:
-        error = str(failure)
-    if error:
-        tried.append(f"apt-get {' '.join(command)}: {error}")
-    return not error
+        subprocess.run(line, cwd=private, capture_output=True, text=True, timeout=900, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        tried.append(f"apt-get {' '.join(command)}: {str(getattr(error, 'stderr', None) or error).strip()[-300:]}")
+        return False
+    return True
 
 
 def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all"] = "demo") -> Library:
-    """Read the cut-outs, recordings (at `sample_rate` Hz) and places that `fetch_media` brought to `folder`.
-
-    Raises ``MediaUnavailable`` when no scene could be composed of what is there.
-    """
+    """Read cut-outs, recordings (at `sample_rate` Hz) and places in `folder`. Raises as :func:`fetch_media`."""
     entries = read_manifest(subset)
     missing = _require_enough(Path(folder), entries, [])
     there = [(e, Path(folder, e.package, e.path)) for e in entries if (e.package, e.path) not in missing]
@@ -294,13 +267,10 @@ def read_background(path: Path) -> np.ndarray:
 
 
 def read_recording(path: Path, sample_rate: int) -> np.ndarray:
-    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence at its ends.
-
-    Silent are 10 ms that are 40 dB quieter than the loudest.
-    """
+    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence (-40 dB) at its ends."""
     channels, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
     waveform = soxr.resample(channels.mean(axis=1), original_rate, sample_rate, quality="HQ")
-    hop = max(1, sample_rate // 100)
+    hop = max(1, sample_rate // 100)  # 10 ms
     frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
     level = np.sqrt((frames**2).mean(axis=1))
     loud = np.flatnonzero(level > level.max(initial=0) * 10 ** (-40 / 20))

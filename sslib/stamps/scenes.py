@@ -60,8 +60,6 @@ class Plan(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """One clip of a scene."""
-
     clip_id: str
     sounding: int  # index among the scene's objects
     recording: Recording
@@ -69,18 +67,13 @@ class Clip(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """What a split may use."""
-
-    cutouts: dict[str, list[Cutout]]  # by class
+    cutouts: dict[str, list[Cutout]]  # by class, which a split may use
     recordings: dict[str, list[Recording]]
     backgrounds: list[Background]
 
 
 def open_library(data: Data) -> Library:
-    """Read the material that ``data.stamps`` asks for: real media, or (``auto``, where there are none) generated ones.
-
-    Raises ``MediaUnavailable`` with ``source: media`` where the packages are neither installed nor to be had.
-    """
+    """Read the material that ``data.stamps`` asks for: real media, or (``auto``) generated ones where none are."""
     if data.stamps.source != "generated":
         try:
             folder = fetch_media(data.root.parent / "stamps-media", data.stamps.media)
@@ -241,10 +234,9 @@ def make_scene(available: Pool, scene: Plan, seed: int, height: int) -> tuple[Sc
 
 
 def write_scenes(data: Data, library: Library, workers: int = 2) -> Path:
-    """Compose all splits of ``data.stamps`` into the layout at ``data.root``; done already, it does nothing.
+    """Compose all splits of ``data.stamps`` into the layout at ``data.root``, unless they are there.
 
-    The folder appears under its name only when it is complete. It takes the place of scenes of other settings, never
-    of a file that was not composed here: ``InputError`` names what is in the way.
+    The folder gets its name when it is complete. It takes the place of scenes of other settings, never of other files.
     """
     # The digest is of all that decides the composed bytes: not of where the media were found.
     rules = data.stamps.model_dump(mode="json", exclude={"source", "media", "subset"})
