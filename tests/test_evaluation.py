@@ -852,7 +852,7 @@ def test_the_table_of_measures_has_the_columns_of_retrieval():
 
 
 def test_long_lists_of_missing_maps_are_cut(tmp_path):
-    coverage = evaluation.ListCoverage([], [f"clip{k}" for k in range(5158)], ["a"])
+    coverage = evaluation.ListCoverage("0 of 5158 present", [f"clip{k}" for k in range(5158)], ["a"])
     assert "no map of (5158): clip0, " in str(coverage) and "clip19, … and 5138 more" in str(coverage)
     assert len(str(coverage)) < 400
 

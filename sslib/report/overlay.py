@@ -77,7 +77,7 @@ def blend(picture: np.ndarray, heatmap: np.ndarray, low: float | None = None, op
     By default that is the map's median: what a picture's lower half holds is no answer.
     """
     low = float(np.median(heatmap)) if low is None else low
-    scaled = figures.scale_map(heatmap, picture.shape[:2], (low, max(float(heatmap.max()), low)))
+    scaled = figures.scale_map(heatmap, picture.shape[:2], (low, max(float(heatmap.max()), low))).astype(np.float32)
     shown = (opacity * np.sqrt(scaled))[..., None]
     return (picture * (1 - shown) + COLOURS[(255 * scaled).astype(np.uint8)] * shown).astype(np.uint8)
 
