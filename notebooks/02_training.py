@@ -70,9 +70,8 @@ show(
 
 # %%
 shown = min(8, size)
-deviation = torch.tensor(features.IMAGENET_STD)[:, None, None]
-mean = torch.tensor(features.IMAGENET_MEAN)[:, None, None]
-pictures = ((image[:shown] * deviation + mean).clamp(0, 1) * 255).byte().numpy()
+pictures = image[:shown] * features.IMAGENET_STD + features.IMAGENET_MEAN
+pictures = (pictures.clamp(0, 1) * 255).byte().numpy()
 names = [f"clip {number}" for number in range(1, shown + 1)]
 sounds, rate = batch["waveform"][:shown].numpy(), settings.data.sample_rate
 seen = [

@@ -102,6 +102,17 @@ def test_clips_of_removed_files_leave_our_lists(tmp_path):
     assert sorted(itertools.chain(*lists(layout))) == sorted(ids)
 
 
+def test_clips_that_others_took_the_place_of_leave_our_lists(tmp_path):
+    """A video that is cut otherwise now: its clips are in the list that those before were in."""
+    ids = [f"clip {k}" for k in range(30)]
+    layout = prepared(tmp_path, [*(f"{i}@{start}" for i in ids for start in ("000000", "000010"))])
+    splits.renew(layout, ["train", "val", "test"])
+    before = lists(layout)
+    prepared(tmp_path, ids)
+    assert splits.renew(layout, ["train", "val", "test"]) == (True, 30, 60)
+    assert lists(layout) == [sorted({i.partition("@")[0] for i in part}) for part in before]
+
+
 def test_a_renamed_file_takes_the_place_of_the_old_one(tmp_path):
     """Whatever its new name: here one of each list gets one, several times; two lists have no other clip."""
     ids, contents, old = [f"clip {k}" for k in range(20)], {}, []

@@ -145,7 +145,8 @@ def pointing():
         summary["tables"].append(row("model", "pointing", 0.5, "masks") | place)
         verdict = said("pointing", "centre square", 0.2, 0.1, 0.3) | {"protocol": "masks"} | place
         summary["verdicts"].append(verdict)
-    gain = row("", "pointing", 0.1, "masks") | {"control": text.SHUFFLED, "split": "test", "subset": "2 objects"}
+    gain = row("", "pointing", 0.1, "masks", clusters=88) | {"control": text.SHUFFLED}
+    gain |= {"split": "test", "subset": "2 objects"}
     summary["differences"] = [gain]
     return summary
 
@@ -308,6 +309,10 @@ def test_sound_gains():
         "- a: its own sound instead of another adds +20.0 [+10.0, +30.0] points: the map follows the sound.",
         "- b: its own sound instead of another adds +10.0 [−10.0, +30.0] points: no effect of the sound is shown.",
     ]
+    few = gains.assign(clusters=[10, 9])
+    assert [line.rpartition(": ")[2] for line in text.sound_gains(few).splitlines()] == [
+        "the map follows the sound.", "too few recordings for a verdict.",
+    ]  # fmt: skip
     assert text.sound_gains(gains[:0]) == "These clips have too few classes to play another sound."
 
 

@@ -48,7 +48,7 @@ def renew(layout: Layout, names: Sequence[str]) -> Renewed:
         return Renewed(False, 0, 0)
     gone = {clip_id for clip_id, row in layout.manifest().items() if REMOVED in row["notes"]}
     before = {i for ids in there.values() for i in ids}
-    ids = ({*layout.ids("all")} | before) - gone
+    ids = {*layout.ids("all")} - gone
     videos, lists = videos_of(layout, ids | before), [*there.values()]
     if not there or len({videos[i] for i in ids}) >= len(names):
         lists = split_by_video(ids, len(names), videos, lists)

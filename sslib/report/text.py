@@ -67,6 +67,9 @@ for environment in (HTML_TEMPLATES, SENTENCES):
     environment.filters |= {"interval": partial(format_interval, percent=True), "spread": format_spread}
 
 
+SENTENCES.globals["fewest"] = comparison.FEWEST_RECORDINGS
+
+
 def say(sentence: str, *values: object) -> str:
     """Return a sentence about `values`: a macro of ``templates/sentences.md.j2``."""
     return getattr(SENTENCES.get_template("sentences.md.j2").module, sentence)(*values)
