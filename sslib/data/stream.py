@@ -50,8 +50,8 @@ class VideoStream:
         self.path, self.frame_rate, self.samples = path, frame_rate, samples
         self.first = 0  # number of the moment to begin at, to go on where another run stopped
         self.sample_rate = sample_rate
-        with video._open(path) as container:
-            track, sound, self.notes = video._streams(container)
+        with video.open_container(path) as container:
+            track, sound, self.notes = video.choose_tracks(container)
             self.layout = "mono" if len(sound.layout.channels) == 1 else "stereo"  # of the sound, to be written
             self.origin = next((time for time, _ in _frames(container, track, [])), None)
             if self.origin is None:
@@ -71,21 +71,21 @@ class VideoStream:
 
     def _pictures(self) -> Iterator[np.ndarray]:
         start = self.origin + self.first / self.frame_rate
-        with video._open(self.path) as container:
-            track, _, _ = video._streams(container)
+        with video.open_container(self.path) as container:
+            track, _, _ = video.choose_tracks(container)
             track.thread_type, track.codec_context.thread_count = "AUTO", 0
             if self.first and self.seekable:
                 container.seek(int(start / track.time_base), stream=track)
-            convert = video._converter(track, SHORT_SIDE)
+            convert = video.converter(track, SHORT_SIDE)
 
             def shown() -> Iterator[tuple[float, Any]]:
                 end = start
                 for time, frame in _frames(container, track, self.notes):
-                    end = time + (float((frame.duration or 0) * track.time_base) or video._interval(track))
+                    end = time + (float((frame.duration or 0) * track.time_base) or video.mean_interval(track))
                     yield time - start, frame
                 yield max(end - start - SHORTEST, 0 if self.first else 2 * LATE), None
 
-            yield from map(convert, video._pick(shown(), (k / self.frame_rate for k in itertools.count())))
+            yield from map(convert, video.pick_shown(shown(), (k / self.frame_rate for k in itertools.count())))
 
 
 class Sound:
@@ -122,14 +122,14 @@ def read_parts(path: Path, seconds: float, *, frame_rate: float, sample_rate: in
     out, as is sound beyond it; a later part may be without sound. Raises ``VideoError`` as ``video.read``.
     """
     start, end, count = 0.0, 0.0, 0  # of all pictures, s on the container's clock
-    with video._open(path) as container:
-        track, _, notes = video._streams(container)
+    with video.open_container(path) as container:
+        track, _, notes = video.choose_tracks(container)
 
         def shown() -> Iterator[tuple[float, Any]]:
             nonlocal start, end, count
             for time, frame in _frames(container, track, notes):
                 start = start if count else time
-                end = time + (float((frame.duration or 0) * track.time_base) or video._interval(track))
+                end = time + (float((frame.duration or 0) * track.time_base) or video.mean_interval(track))
                 count += 1
                 yield time - start, frame
             if not count:
@@ -138,7 +138,7 @@ def read_parts(path: Path, seconds: float, *, frame_rate: float, sample_rate: in
 
         frames = math.ceil(seconds * frame_rate - 1e-6)  # of a part
         times = (k // frames * seconds + k % frames / frame_rate for k in itertools.count())
-        found, sounds = enumerate(map(video._converter(track), video._pick(shown(), times))), None
+        found, sounds = enumerate(map(video.converter(track), video.pick_shown(shown(), times))), None
         for part, group in itertools.groupby(found, lambda pair: pair[0] // frames):
             pictures = [picture for _, picture in group]
             length = min(seconds, end - start - part * seconds)
@@ -199,7 +199,7 @@ def _frames(container: Any, track: Any, notes: list[str]) -> Iterator[tuple[floa
             damaged += 1
             continue
         stamp = frame.pts if not avi else order[shown] if shown < len(order) else None
-        guess = 0.0 if last is None else last + video._interval(track)
+        guess = 0.0 if last is None else last + video.mean_interval(track)
         time, shown = guess if stamp is None else float(stamp * track.time_base), shown + 1
         if last is None or time > last:
             last = time
@@ -229,7 +229,7 @@ def decoded(container: Any, track: Any, order: list[int] | None = None) -> Itera
 
 def _waveform(path: Path, origin: float | None, start: float) -> Iterator[tuple[np.ndarray, int]]:
     """Yield pieces of the sound from `start` s after `origin` (None: its own first sample) on: mono, and their rate."""
-    with video._open(path) as container:
+    with video.open_container(path) as container:
         track = container.streams.best("audio")
         if track is None:
             raise VideoError("no sound track")

@@ -73,10 +73,10 @@ def read(
     """
 
     def pick(shown: Iterable) -> Iterator:
-        return _pick(shown, (k / frame_rate for k in itertools.count()) if at is None else iter([at, math.inf]))
+        return pick_shown(shown, (k / frame_rate for k in itertools.count()) if at is None else iter([at, math.inf]))
 
-    with _open(path) as container:
-        video, audio, notes = _streams(container)
+    with open_container(path) as container:
+        video, audio, notes = choose_tracks(container)
         packets = _demux(container, video, audio, max_seconds, notes)
         pictures = packets[video.index]
         found = _decode_wanted(video, pictures, pick) or _decode_all(video, pictures, pick, notes)
@@ -94,7 +94,8 @@ def read(
         return Video(frames, waveform, seconds, *size, count / seconds, audio_rate, notes)
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a file; ``VideoError`` says what it is, where it is no video."""
     if not path.stat().st_size:
         raise VideoError("an empty file (0 bytes)")
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
@@ -109,7 +110,7 @@ def _open(path: Path) -> av.container.InputContainer:
         raise VideoError(f"not a video, or cut off before its contents can be found ({why})") from error
 
 
-def _streams(container: av.container.InputContainer) -> tuple[Any, Any, list[str]]:
+def choose_tracks(container: av.container.InputContainer) -> tuple[Any, Any, list[str]]:
     """Choose the picture track and the sound track to use; add notes."""
     every, notes = container.streams, []
     video, audio = every.best("video"), every.best("audio")
@@ -154,7 +155,7 @@ def _demux(container: Any, video: Any, audio: Any, max_seconds: float, notes: li
     return packets
 
 
-def _pick(shown: Iterable[tuple[float, Any]], times: Iterator[float]) -> Iterator[Any]:
+def pick_shown(shown: Iterable[tuple[float, Any]], times: Iterator[float]) -> Iterator[Any]:
     """Yield the picture on display at each of `times`; `shown` is ``(when it appears, picture)``, None at the end."""
     time, picture = next(times), None
     for appears, following in shown:
@@ -176,12 +177,12 @@ def _decode_wanted(video: Any, packets: list, pick: Callable[[Iterable], Iterato
     stamps = sorted(stamp for stamp in stamps if stamp >= packets[0].pts)
     ticks = next(packet.duration for packet in packets if packet.pts == stamps[-1])
     base, start = float(video.time_base), stamps[0]
-    seconds = (stamps[-1] - start) * base + (ticks * base if ticks else _interval(video))
+    seconds = (stamps[-1] - start) * base + (ticks * base if ticks else mean_interval(video))
     shown = [((stamp - start) * base, stamp) for stamp in stamps]
     plan = list(pick([*shown, (max(seconds - SHORTEST, 2 * LATE), None)]))
     needed = set(plan)
     begin = max((i for i, p in enumerate(packets) if p.is_keyframe and p.pts <= min(plan, default=0)), default=0)
-    convert, images, context = _converter(video), {}, video.codec_context
+    convert, images, context = converter(video), {}, video.codec_context
     with contextlib.suppress(av.FFmpegError):
         for packet in [*packets[begin:], None]:
             if images.keys() == needed:
@@ -197,7 +198,7 @@ def _decode_wanted(video: Any, packets: list, pick: Callable[[Iterable], Iterato
     return [images[stamp] for stamp in plan], start * base, seconds, len(stamps)
 
 
-def _interval(video: Any) -> float:
+def mean_interval(video: Any) -> float:
     """Seconds from one picture to the next, on average, as the container says."""
     return 1 / float(video.average_rate or video.guessed_rate or 25)
 
@@ -224,12 +225,12 @@ def _decode_all(video: Any, packets: list, pick: Callable[[Iterable], Iterator],
             time = end if stamp is None else float(stamp * video.time_base)
             if not times or time > times[-1]:
                 times.append(time)
-                end = time + (float((frame.duration or 0) * video.time_base) or _interval(video))
+                end = time + (float((frame.duration or 0) * video.time_base) or mean_interval(video))
                 yield time - times[0], frame
         if times:
             yield max(end - times[0] - SHORTEST, 2 * LATE), None
 
-    frames = list(map(_converter(video), pick(shown())))
+    frames = list(map(converter(video), pick(shown())))
     if not times:
         raise VideoError(f"not one of {len(packets)} pictures can be decoded" if packets else "not one picture in it")
     if damaged:
@@ -237,7 +238,7 @@ def _decode_all(video: Any, packets: list, pick: Callable[[Iterable], Iterator],
     return frames, times[0], end - times[0], len(times)
 
 
-def _converter(video: Any, short_side: int = SHORT_SIDE) -> Callable[[av.VideoFrame], np.ndarray]:
+def converter(video: Any, short_side: int = SHORT_SIDE) -> Callable[[av.VideoFrame], np.ndarray]:
     """Make the function that turns decoded pictures into frames as in `Video`, at most `short_side` pixels high."""
     scaler, aspect = VideoReformatter(), float(video.sample_aspect_ratio or 1) or 1.0
 
