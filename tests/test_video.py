@@ -62,9 +62,9 @@ def test_frames_and_sound_of_every_kind_of_file(tmp_path, name, monkeypatch):
 def test_unneeded_pictures_are_not_decoded(tmp_path, monkeypatch):
     path = videos.make(tmp_path / "a.mp4", seconds=4, options={"g": "25", "bf": "0"})
     decoded = []
-    inner = video._converter
+    inner = video.converter
     monkeypatch.setattr(
-        video, "_converter", lambda stream: lambda frame: decoded.append(frame.pts) or inner(stream)(frame)
+        video, "converter", lambda stream: lambda frame: decoded.append(frame.pts) or inner(stream)(frame)
     )
     monkeypatch.setattr(video, "_decode_all", lambda *_: pytest.fail("decoded all"))
     assert numbers(video.read(path, at=3.0)) == [75] and len(decoded) == 1
@@ -296,9 +296,9 @@ def test_only_one_part_of_a_long_video_is_in_memory(tmp_path):
         tmp_path / "a.mkv", seconds=600.0, fps=5, sounds=[videos.tone(600.0, 8000)], rate=8000, audio="pcm_s16le"
     )
     opened = []
-    inner = video._open
+    inner = video.open_container
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, "_open", lambda path: opened.append(inner(path)) or opened[-1])
+        patch.setattr(video, "open_container", lambda path: opened.append(inner(path)) or opened[-1])
         parts = stream.read_parts(path, 10.0, frame_rate=1.0, sample_rate=8000)
         first = next(parts)
         assert len(first.frames) == 10 and len(first.waveform) == 80000
