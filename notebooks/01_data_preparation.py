@@ -566,14 +566,15 @@ menu = ipywidgets.Dropdown(options=options, description="clip", layout={"width":
 view = ipywidgets.Output()
 
 
-@view.capture(clear_output=True, wait=True)
 def update(change):
     split, index = places[menu.value]
     clip = datasets.AVDataset(settings, split, loader="folders")[index]
     waveform = clip["waveform"].numpy() / 32768
     bands = features.spectrograms(clip["waveform"][None], settings)[0, 0].numpy()
     drawn = figures.clip_detail(clip["image"].numpy(), waveform, bands, data.seconds, kind)
-    show(drawn, Audio(waveform, rate=rate))
+    view.outputs = ()
+    view.append_display_data(drawn)
+    view.append_display_data(Audio(waveform, rate=rate))
 
 
 menu.observe(update, names="value")
