@@ -141,7 +141,12 @@ class Localizer:
         about = {
             "format": FORMAT,
             "config": {"exp_prefix": config.exp_prefix, "exp_name": config.exp_name, **sections},
-            "training": {"list": config.data.train, **state["data"], "epochs": state["epoch"], "seed": config.seed},
+            "training": {
+                "list": config.data.train,
+                "digest": state["data"],
+                "epochs": state["epoch"],
+                "seed": config.seed,
+            },
             "data": {"name": info.get("name", config.data.root.name), "generated": info.get("generated", False)},
             "threshold": results.get("threshold", {}).get("value"),
             "metrics": [row for row in results.get("tables", []) if row["method"] == "model" and row["clusters"] > 1],

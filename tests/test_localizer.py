@@ -115,7 +115,7 @@ def test_exported_model_says_the_same_and_what_it_is(run, model, clip, tmp_path)
     np.testing.assert_array_equal(found.heatmap, want.heatmap)
     assert found.visible is (want.confidence > 0.25) and again.about == about == loaded.about
     assert about["metrics"] == tables[:1] and about["threshold"] == 0.25
-    assert about["training"]["list"] == "train" and len(about["training"]["clips"]) == 64  # the digest of its ids
+    assert about["training"]["list"] == "train" and len(about["training"]["digest"]["clips"]) == 64  # of its ids
     assert set(about["config"]) == {"exp_prefix", "exp_name", "data", "front_end", "model", "evaluation"}
     assert str(run) not in (folder / "model.json").read_text()
     loaded.export(folder)  # again
