@@ -31,8 +31,9 @@ from pathlib import Path
 
 from sslib import config as configuration
 from sslib import datasets, load
+from sslib.data.layout import Layout
 from sslib.localizer import read_picture
-from sslib.report import overlay, own_video, rooms
+from sslib.report import overlay, own_video, rooms, text
 from sslib.report.text import show
 
 import numpy as np
@@ -44,6 +45,7 @@ settings = configuration.load(config, overrides)
 folder = configuration.experiment_folder(settings)
 model, videos = load(folder), folder / "videos"
 videos.mkdir(exist_ok=True)
+show(text.generated_note(Layout(settings.data.root).info().get("generated", False)))
 display(rooms.VideoRoom(model, videos).view)
 
 # %% [markdown]
@@ -76,6 +78,8 @@ page = HTML(f"A large video: <a href='videos/{out.stem}.html'>the page with it i
 show(overlay.player(out, table) if out.stat().st_size < 3_000_000 else page)
 
 # %% [markdown]
+# ## Moment by moment
+#
 # Every moment is a row of the table beside the video: time, confidence, the most likely place in pixels, loudness.
 
 # %%

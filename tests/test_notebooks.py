@@ -13,7 +13,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("01_data_preparation", "02_training", "03_ablations", "04_evaluation")
+PAGES = ("01_data_preparation", "02_training", "03_ablations", "04_evaluation", "05_explore", "06_your_video")
 RUN = ("checkpoint.pt", "clips.csv", "config.yaml", "maps.npz", "metrics.csv", "summary.json")
 
 pytestmark = pytest.mark.notebooks
