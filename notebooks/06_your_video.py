@@ -32,7 +32,6 @@ from pathlib import Path
 from sslib import config as configuration
 from sslib import datasets, load
 from sslib.data.layout import Layout
-from sslib.localizer import read_picture
 from sslib.report import overlay, own_video, rooms, text
 from sslib.report.text import show
 
@@ -51,15 +50,20 @@ display(rooms.VideoRoom(model, videos).view)
 # %% [markdown]
 # ## A video to begin with
 #
-# Where none is named, one is made of the first clips of the test list: each picture with its sound, for two seconds.
+# Where none is named, one is made of the first clips of the test list: each picture, squashed to
+# a square as the model sees it, with its sound, for two seconds.
 
 # %%
 if not video:
-    data = datasets.AVDataset(settings, settings.data.tests[0], loader="folders")
-    frames = [next(iter(data.layout.frames(i).values())) for i in data.ids[:8]]
-    sounds = [np.resize(data[row]["waveform"].numpy(), 2 * model.sample_rate) for row in range(8)]
-    pictures = [read_picture(frame) for frame in frames]
-    video = own_video.slideshow(pictures, sounds, model.sample_rate, videos / "test_clips.mkv")
+    data = datasets.AVDataset(settings, settings.data.tests[0])
+    clips = [data[row] for row in range(min(8, len(data)))]
+    pictures = [np.moveaxis(clip["image"].numpy(), 0, -1) for clip in clips]
+    sounds = [
+        np.resize(clip["waveform"].numpy(), 2 * settings.data.sample_rate) for clip in clips
+    ]
+    video = own_video.slideshow(
+        pictures, sounds, settings.data.sample_rate, videos / "test_clips.mkv"
+    )
 out = videos / f"{Path(video).stem}_overlay.mp4"
 out = own_video.localize_video(model, Path(video), out, moments_per_second, force=True)
 

@@ -120,7 +120,7 @@ def _encode(pictures: Iterator[np.ndarray], path: Path, frame_rate: float) -> No
         track = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1000))
         track.options, track.pix_fmt = {"preset": "veryfast", "crf": "21", "bf": "0"}, "yuv420p"
         for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             if not track.codec_context.is_open:
                 track.width, track.height = (side - side % 2 for side in (frame.width, frame.height))
             container.mux(track.encode(frame))
@@ -206,7 +206,7 @@ def slideshow(pictures: Sequence[np.ndarray], waveforms: Sequence[np.ndarray], r
         (track.height, track.width), track.pix_fmt = (side - side % 2 for side in pictures[0].shape[:2]), "yuv420p"
         for picture, waveform in zip(pictures, waveforms, strict=True):
             for _ in range(round(10 * len(waveform) / rate)):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 container.mux(track.encode(frame.reformat(track.width, track.height, format="yuv420p")))
             heard = av.AudioFrame.from_ndarray(waveform[None], format="s16", layout="mono")
             heard.sample_rate = rate
