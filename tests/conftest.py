@@ -6,6 +6,10 @@ CHECKED = ("sslib.model", "sslib.losses", "sslib.features", "sslib.metrics")
 # Before anything imports them: every call of their functions then checks dtypes and shapes against the annotations.
 install_import_hook(CHECKED, "beartype.beartype")
 
+import os  # noqa: E402
+import shutil  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -16,6 +20,7 @@ from sslib.stamps import generated, scenes  # noqa: E402
 
 torch.set_num_threads(1)  # sums are split the same way everywhere, so "bit for bit" means something
 
+ROOT = Path(__file__).parents[1]
 RATE = 8000  # Hz
 VALUES = {
     "exp_prefix": "test",
@@ -61,3 +66,27 @@ def home(tmp_path_factory) -> Path:
 def configure(home):
     """A function that gives the tests' configuration on that folder, with overrides."""
     return lambda **overrides: tiny(home, **overrides)
+
+
+def run_smoke(clone: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """``python -m sslib run notebooks/configs/smoke.yaml`` in the copy; its kernels import the copy's sslib too."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(clone)}
+    command = [sys.executable, "-m", "sslib", "run", "notebooks/configs/smoke.yaml", *arguments]
+    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=1800)
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory) -> Path:
+    """A copy of the library and the notebooks."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("sslib", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(clone) -> Path:
+    """The copy after one whole run."""
+    done = run_smoke(clone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return clone

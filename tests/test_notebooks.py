@@ -1,45 +1,17 @@
 """The workbook as a user gets it: every notebook on smoke.yaml, in a copy of the repository and its own processes."""
 
 import itertools
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from conftest import run_smoke as run
 
-ROOT = Path(__file__).parents[1]
 PAGES = ("01_data_preparation", "02_training", "03_ablations", "04_evaluation", "05_explore", "06_your_video")
 RUN = ("checkpoint.pt", "clips.csv", "config.yaml", "maps.npz", "metrics.csv", "summary.json")
 
 pytestmark = pytest.mark.notebooks
-
-
-def run(clone: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """``python -m sslib run notebooks/configs/smoke.yaml`` in the copy; its kernels import the copy's sslib too."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(clone)}
-    command = [sys.executable, "-m", "sslib", "run", "notebooks/configs/smoke.yaml", *arguments]
-    return subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, timeout=1800)
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("clone")
-    for name in ("sslib", "notebooks"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def finished(clone) -> Path:
-    """The copy after one whole run."""
-    done = run(clone)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return clone
 
 
 def test_everything_is_there(finished):

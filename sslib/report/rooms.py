@@ -20,6 +20,9 @@ from sslib.report import own_video
 from sslib.report.explorer import SOUNDS, Explorer
 
 WIDE = {"width": "22rem"}
+# JupyterLab takes the arrow keys for its cells, also from a menu or slider that has the focus, unless that says not to.
+OWN_KEYS = """<img alt="" src="data:," style="display:none" onerror="this.closest('.sslib-room').addEventListener(
+  'focusin', event => event.target.setAttribute('data-lm-suppress-shortcuts', 'true'))">"""
 LARGEST_SHOWN = 50_000_000  # bytes of a video that is shown in the notebook
 
 
@@ -46,10 +49,10 @@ class ExplorerRoom:
         self.low = widgets.FloatSlider(0, min=0, max=1, step=0.01, description="threshold", **wide)
         self.opacity = widgets.FloatSlider(0.75, min=0, max=1, step=0.05, description="opacity", **wide)
         choices = [("none", None), *((f"node {number}", number) for number in range(nodes))]
-        self.node = widgets.Dropdown(options=choices, description="node", **wide)
+        self.node = widgets.Dropdown(options=choices, index=0, description="node", **wide)
         self.model = widgets.Dropdown(options=["none", *explorer.others], description="beside", **wide)
         steps = ("previous", "next", "random", "worst", "best")
-        self.steps = {name: widgets.Button(description=name, layout={"width": "4.3rem"}) for name in steps}
+        self.steps = {name: widgets.Button(description=name, layout={"width": "auto"}) for name in steps}
         self.says = widgets.HTML()
         self.audio = widgets.Audio(format="wav", autoplay=False, loop=False)
         self.panels = widgets.GridBox(layout={"grid_template_columns": "repeat(auto-fill, 260px)", "grid_gap": "12px"})
@@ -58,11 +61,12 @@ class ExplorerRoom:
         self.update()
 
     def _arrange(self) -> None:
-        hint = widgets.HTML("<small>threshold 0: each map is clear up to its own median</small>")
+        hint = widgets.HTML(f"<small>threshold 0: each map is clear up to its own median</small>{OWN_KEYS}")
         left = [self.kind_of_clip, self.clip, widgets.HBox([*self.steps.values()]), self.sound, self.other, self.share]
         left += [self.file, self.low, hint, self.opacity, self.node, self.model, self.audio]
         right = widgets.VBox([self.says, self.panels], layout={"flex": "1 1 30rem"})
-        self.view = widgets.HBox([widgets.VBox(left), right], layout={"flex_flow": "row wrap"})
+        self.view = widgets.HBox([widgets.VBox(left), right], layout={"flex_flow": "row wrap", "grid_gap": "12px"})
+        self.view.add_class("sslib-room")
 
     def _listen(self) -> None:
         self.kind_of_clip.observe(self._narrow, "value")
