@@ -127,7 +127,7 @@ class ExplorerRoom:
         buffer = io.BytesIO()
         soundfile.write(buffer, waveform, explorer.rate, format="WAV")
         self.audio.value = buffer.getvalue()
-        self.says.value = f"<b>{explorer.class_of(clip_id)}</b> {explorer.confidence(clip_id, waveform)}"
+        self.says.value = f"<b>{explorer.class_of(clip_id)}</b> · {explorer.confidence(clip_id, waveform)}"
 
     def _boxes(self, count: int) -> Sequence[widgets.VBox]:
         """Return as many panels as are needed, each a title and a picture; those that are there are used again."""
