@@ -111,7 +111,7 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # Everything that training repeats, once and by hand: forward, the three losses, backward. The **localization** loss
 # asks each picture for its own sound among those of the batch, the **discrimination** loss wants the nodes that go
 # with the sound to stand apart from the others, the **divergence** loss wants the foreground nodes and the similarity
-# map to agree on where.
+# map to agree on where. With a baseline as `objective.kind` its own terms take their place (`sslib/baselines.py`).
 
 # %% tags=["teach"]
 model.train()
@@ -119,7 +119,8 @@ output = model(image, spectrogram)
 logits = losses.pooled_similarity(
     output.visual, output.audio, model.scale, settings.objective.pool
 )
-terms = {"localization": losses.localization(logits, settings.objective.symmetric)}
+asked = losses.localization(logits, settings.objective.symmetric)
+terms = {"localization": asked} if settings.objective.kind == "context" else {}
 {
     "visual map": tuple(output.visual.shape),
     "sound vectors": tuple(output.audio.shape),
@@ -144,7 +145,7 @@ assert all(torch.isclose(value, trained[name]) for name, value in terms.items())
     "not what training takes"
 )
 terms |= trained  # a loss that you added comes along
-weights = {name: getattr(settings.objective, name) for name in terms}
+weights = {name: getattr(settings.objective, name, 1.0) for name in terms}
 total = sum(weights[name] * value for name, value in terms.items())
 total.backward()
 values = {name: value.item() for name, value in terms.items()}
@@ -156,7 +157,7 @@ gradients = [p.grad for p in model.parameters() if p.grad is not None]
 norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
 show(
     f"Telling {size} sounds apart by chance costs ln {size} = {torch.tensor(float(size)).log():.2f} nats; the "
-    f"untrained network pays {values['localization']:.2f}. The gradient of the weighted sum has norm {norm:.2f} "
+    f"untrained network pays {asked.item():.2f}. The gradient of the weighted sum has norm {norm:.2f} "
     f"and reaches {len(gradients)} of {len(list(model.parameters()))} parameter tensors."
 )
 
@@ -190,7 +191,7 @@ show(
 )
 
 # %% [markdown]
-# The three losses over the epochs, as they were measured on the training batches.
+# The losses over the epochs, as they were measured on the training batches.
 
 # %%
 figures.curves({"run": history}, {name: [name] for name in terms})
@@ -207,6 +208,8 @@ panels = {
 if "val_pointing" in history and history["val_pointing"].notna().any():
     panels["on the boxes"] = ["val_pointing", "val_success"]
 scale = f"The learned scale went from {settings.model.initial_scale:.1f} to {last['scale']:.1f}."
+if settings.objective.kind != "context":
+    scale = f"The validation loss is the paper's, at a scale of {last['scale']:.1f}, whatever is trained."
 show(figures.curves({"run": history}, panels), f"{text.overfitting(history)} {scale}")
 
 # %% [markdown]

@@ -80,7 +80,8 @@ rows = {}
 for (name, seed), own in trained.items():
     summary, loss = comparison.read_summary(runs[name, seed]), own.objective
     rows[f"[{name}, seed {seed}](variants/{name}-seed{seed}/04_evaluation.html)"] = {
-        "localization": loss.localization,
+        "objective": loss.kind,
+        "localization": loss.localization * (loss.kind == "context"),
         "discrimination": loss.discrimination * own.model.reasoning,
         "divergence": loss.divergence * own.model.reasoning,
         "epochs": own.training.epochs,
@@ -93,10 +94,14 @@ if runs:
     clips = len(Layout(settings.data.root).ids(settings.data.train))
     steps = [own.training.epochs * (clips // own.training.batch_size) for own in trained.values()]
     epochs = " or ".join(map(str, sorted({own.training.epochs for own in trained.values()})))
+    small = (
+        "**This is a comparison at a small budget**: it shows what a loss does early in training. An order of "
+        "variants found here need not hold at full length."
+    )
     show(
         f"Each variant trains on {clips:,} clips, epochs: {epochs}, about {sum(steps) // len(steps):,} steps; the "
-        f"experiment itself has {settings.training.epochs} epochs. **This is a comparison at a small budget**: it "
-        "shows what a loss does early in training. An order of variants found here need not hold at full length."
+        f"experiment itself has {settings.training.epochs} epochs.",
+        "" if epochs == str(settings.training.epochs) else small,
     )
     plain = json.loads(
         json.dumps(variants)
@@ -107,8 +112,9 @@ if runs:
 # %% [markdown] tags=["optional"]
 # ### Learning curves
 #
-# Curves of what all variants have in common: the localization loss on training and validation clips, and on the
-# validation clips the share of pictures that find their own sound in a batch and of maps that point into the box.
+# Curves of what variants have in common: the paper's localization loss, on training clips where it was trained and on
+# validation clips always (baselines have temperatures of their own: it tells little of them), and on the validation
+# clips the share of pictures that find their own sound in a batch and of maps that point into the box.
 
 # %%
 if runs:

@@ -94,8 +94,11 @@ class Model(Section):
 
 
 class Objective(Section):
-    """Weights and variants of the three losses (paper section 3.3)."""
+    """Weights and variants of the three losses (paper section 3.3), or another paper's objective in their place."""
 
+    kind: Literal["context", "attention", "lvs", "ez_vsl", "slavc", "fnac", "ssl_align"] = Field(
+        "context", description="context: the paper's own; the others are functions of sslib/baselines.py"
+    )
     pool: Literal["max", "avg"] = "max"
     symmetric: bool = Field(False, description="also tell images apart given a sound; the release: false")
     foreground: PositiveInt = 8
@@ -172,6 +175,8 @@ class Config(Section):
         largest = max(self.objective.foreground, self.objective.background)
         if self.model.reasoning and largest > self.model.nodes:
             raise ValueError("objective.foreground and objective.background must not exceed model.nodes")
+        if self.model.reasoning and self.objective.kind != "context":
+            raise ValueError(f"objective.kind {self.objective.kind} trains no nodes: set model.reasoning to false")
         if self.front_end.hop > self.front_end.window:
             raise ValueError("front_end.hop must not exceed front_end.window")
         if self.data.in_memory and self.data.time == "random":

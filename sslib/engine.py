@@ -54,6 +54,8 @@ def fit(config: Config, folder: Path, *, retrain: bool = False, stop_after: int 
     fabric = start_fabric(config)
     fabric.seed_everything(config.seed, verbose=False)
     model = SoundLocalizer(config.model)
+    # Baselines have fixed temperatures: a parameter that never has a gradient would keep processes waiting for it.
+    model.scale.requires_grad_(config.objective.kind == "context")
     model, optimizer = fabric.setup(model, _optimizer(model, config))
     if state:
         model.load_state_dict(state["model"])

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sslib import baselines
 from sslib.config import Objective
 from sslib.model import Output, SoundLocalizer
 
@@ -110,17 +111,20 @@ class Losses(NamedTuple):
 
 
 def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
-    """Compute all losses of one batch, weighed as `config` says (the paper: 1, 0.1 and 0.1).
+    """Compute all losses of one batch, weighed as `config` says (the paper: 1, 0.1 and 0.1), or those of a baseline.
 
     Parameters
     ----------
     output : what the model gave for B images and their sounds; without node maps only the localization loss counts.
-    scale : the model's learned factor of cosines.
+    scale : the model's learned factor of cosines; baselines have temperatures of their own.
     """
     logits = pooled_similarity(output.visual, output.audio, scale, config.pool)
     similarity = SoundLocalizer.similarity(output.visual.float(), output.audio.float()) * scale
     node_ranking = None
-    terms = {"localization": localization(logits, config.symmetric)}
+    if config.kind == "context":
+        terms = {"localization": localization(logits, config.symmetric)}
+    else:  # by its name: config.Objective knows which there are
+        terms = getattr(baselines, config.kind)(output.visual, output.audio)
     if output.node_maps is not None:
         node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(

@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("sslib.model", "sslib.losses", "sslib.features", "sslib.metrics")
+CHECKED = ("sslib.model", "sslib.losses", "sslib.baselines", "sslib.features", "sslib.metrics")
 # Before anything imports them: every call of their functions then checks dtypes and shapes against the annotations.
 install_import_hook(CHECKED, "beartype.beartype")
 
