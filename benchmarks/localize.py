@@ -67,9 +67,9 @@ def main() -> None:
         start = time.perf_counter()
         subprocess.run([*command, "--out", f"{folder}/out.mp4", "--fps", str(asked.fps)], check=True)
         seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # GiB
     print(f"{asked.minutes} min at {asked.fps:g} a second: {seconds:.1f} s, {60 * asked.minutes / seconds:.1f} times "
-          f"real time, at most {peak:.2f} GB")  # fmt: skip
+          f"real time, at most {peak:.2f} GiB")  # fmt: skip
 
 
 if __name__ == "__main__":
