@@ -273,13 +273,22 @@ def test_a_baseline_is_added_as_the_head_of_the_file_says():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_baseline_trains(configure, tmp_path, kind):
+def test_a_baseline_trains(configure, tmp_path, monkeypatch, kind):
+    """Its scale waits for no gradient: several processes, waiting, would not add up the others' either."""
+    step, waits = engine.training_step, set()
+
+    def observed(model, *rest):
+        waits.add(model.scale.requires_grad)
+        return step(model, *rest)
+
+    monkeypatch.setattr(engine, "training_step", observed)
     still = {"epochs": 8, "augment": {"crop": 1.0, "flip": False}}
     settings = configure(objective={"kind": kind}, model={"reasoning": False}, training=still)
     rows = pd.read_csv(engine.fit(settings, tmp_path) / "metrics.csv")
     assert set(TERMS[kind]) <= set(rows) and not {"discrimination", "divergence"} & set(rows)
     assert np.isfinite(rows.to_numpy()).all() and (rows["scale"] == settings.model.initial_scale).all()
     np.testing.assert_allclose(rows["loss"], rows[TERMS[kind]].sum(axis=1), rtol=1e-5)
+    assert waits == {False}
     assert rows["loss"].iloc[-2:].mean() < rows["loss"].iloc[:2].mean()
 
 
