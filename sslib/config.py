@@ -151,9 +151,10 @@ class Evaluation(Section):
 class Ablations(Section):
     """The comparison that notebook 03 runs: named overrides of this configuration, and the seeds of each."""
 
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    seeds: tuple[int, ...] = (0,)
+    variants: dict[str, dict[str, Any] | None] = Field(default_factory=dict, description="null: not this one")
+    seeds: tuple[int, ...] = Field((0, 1, 2), description="of each variant; fewer say little of a difference")
     jobs: PositiveInt = Field(1, description="variants at a time, each on its share of the processor's cores")
+    scheduler: str | None = Field(None, description="tcp://HOST:8786: variants on the workers of a Dask cluster")
 
 
 class Config(Section):
@@ -219,6 +220,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
     Parameters
     ----------
     overrides : nested mapping of values that replace those of the file, for example ``{"training": {"epochs": 2}}``.
+        A file that ``extends`` another one (beside it, or from `root`) changes its values, but for its ablations.
     root : what ``data.root`` and other paths resolve against (default: :func:`root_for` the file).
 
     Raises ``ConfigError`` for a file that is missing or no YAML mapping, unknown keys, wrong types, non-finite numbers.
@@ -230,7 +232,12 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None, root: Path |
         raise ConfigError(f"{file}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping of sections, found {type(values).__name__}")
-    return resolve(merge(values, overrides or {}), root or root_for(file), str(file))
+    values, root = merge(values, overrides or {}), root or root_for(file)
+    if other := values.pop("extends", None):
+        near = file.with_name(other)
+        base = load(near if near.is_file() else root / other, {"ablations": {}}, root)
+        values = merge(base.model_dump(mode="json"), values)
+    return resolve(values, root, str(file))
 
 
 def find(path: str | Path) -> Path:

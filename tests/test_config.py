@@ -177,6 +177,23 @@ def test_every_experiment_of_the_repository_loads(file):
     assert read.data.root.is_absolute() and read.data.root.is_relative_to(ROOT)
 
 
+def test_a_file_that_extends_another_changes_its_values(tmp_path):
+    (tmp_path / "first.yaml").write_text(
+        "exp_prefix: a\nexp_name: b\ntraining: {epochs: 7, batch_size: 4}\ndata: {root: here}\n"
+        "ablations: {seeds: [5], variants: {one: {}}}\n"
+    )
+    text = "extends: first.yaml\nexp_name: c\ntraining: {epochs: 8}\nablations: {variants: {two: {}, three: null}}\n"
+    found = load(tmp_path, text)
+    assert (found.exp_prefix, found.exp_name) == ("a", "c")
+    assert (found.training.epochs, found.training.batch_size, found.data.root) == (8, 4, tmp_path / "here")
+    assert found.ablations.variants == {"two": {}, "three": None} and found.ablations.seeds == (0, 1, 2)
+    (tmp_path / "other.yaml").write_text("exp_prefix: x\nexp_name: y\n")
+    other = config.load(tmp_path / "experiment.yaml", {"extends": "other.yaml"})
+    assert (other.exp_prefix, other.training.batch_size) == ("x", 128)
+    with pytest.raises(ConfigError, match=r"no configuration file .*none\.yaml"):
+        config.load(tmp_path / "experiment.yaml", {"extends": "none.yaml"})
+
+
 def flat(values: dict, prefix: str = "") -> dict:
     leaves = {}
     for key, value in values.items():

@@ -777,6 +777,43 @@ def test_variants_are_paired_by_clip_and_by_seed(tmp_path):
     assert mean["value"] == pytest.approx(hard.mean() + 0.25) and mean["low"] < hard.mean() + 0.01
 
 
+def test_interaction_is_compared_over_scenes_recordings_and_seeds(tmp_path):
+    """Two clips a scene: a scene succeeds where both do, and is drawn as often as its two recordings times its seed."""
+    rng, table = np.random.default_rng(5), {}
+    pairs = [rng.choice(12, 2, replace=False) for _ in range(40)]
+    recordings = [f"r{number}" for pair in pairs for number in pair]
+    scenes = [f"s{number:02d}" for number in range(40) for _ in range(2)]
+    for name, low in (("base", 0.2), ("more", 0.4)):
+        for seed in range(3):
+            run = made_run(tmp_path / f"{name}{seed}", np.zeros(80), {})
+            values = rng.uniform(low, 1, 80)
+            order = pd.read_csv(run / "clips.csv")["clip_id"].str[4:].astype(int)
+            rows = pd.read_csv(run / "clips.csv").assign(objects=2, ciou=values[order], ciou_adaptive=values[order])
+            rows["recording"], rows["scene"] = np.array(recordings)[order], np.array(scenes)[order]
+            rows.to_csv(run / "clips.csv", index=False)
+            table[name, seed] = values.reshape(40, 2).min(axis=1) >= 0.5
+    groups = [comparison.Group(n, [tmp_path / f"{n}{s}" for s in range(3)], [0, 1, 2]) for n in ("base", "more")]
+    found = comparison.compare(groups, Evaluation(resamples=3000)).set_index(["measure", "run"])
+    row = found.loc["iiou_adaptive", "more"]
+    means, gains = [], []
+    for _ in range(3000):
+        counts = np.bincount(rng.integers(0, 12, 12), minlength=12)
+        weight = np.array([counts[a] * counts[b] for a, b in pairs])
+        if weight.sum():
+            drawn = rng.integers(0, 3, 3)
+            values = np.mean([table["more", seed] for seed in drawn], axis=0)
+            means.append(np.average(values, weights=weight))
+            values = values - np.mean([table["base", seed] for seed in drawn], axis=0)
+            gains.append(np.average(values, weights=weight))
+    of_seeds = [table["more", seed].mean() for seed in range(3)]
+    assert row["protocol"] == "interaction" and (row["clips"], row["clusters"], row["seeds"]) == (40, 12, 3)
+    assert row["value"] == pytest.approx(np.mean(of_seeds))
+    assert (row["least"], row["most"]) == pytest.approx((min(of_seeds), max(of_seeds)))
+    for keys, drawn in ((["low", "high"], means), (["gain_low", "gain_high"], gains)):
+        limits = np.quantile(drawn, [0.025, 0.975])
+        assert [row[key] for key in keys] == pytest.approx(limits, abs=0.2 * np.std(drawn))
+
+
 def test_seeds_that_disagree_settle_nothing(tmp_path):
     clips = np.random.default_rng(3).random(30) / 2
     runs = [made_run(tmp_path / f"base{s}", clips, {}) for s in range(3)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -400,6 +401,43 @@ def test_wrong_notebooks_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(workbook.NotebookError, match="no notebook 07; there are 01, 04"):
         workbook.run(config, only=("07",))
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "notebooks/configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_variant_of_the_repository_is_a_configuration(file):
+    settings, found = load(file), workbook.variants(file)
+    assert {name for name, _ in found} <= {*settings.ablations.variants}
+    for (name, seed), changes in found.items():
+        variant = load(file, changes)
+        assert variant.exp_name == f"{settings.exp_name}/variants/{name}-seed{seed}" and variant.seed == seed
+        assert variant.ablations.variants == {}
+
+
+def test_the_papers_ablations_over_a_configuration_leave_out_what_it_has_itself():
+    file = ROOT / "notebooks/configs/paper_ablations.yaml"
+    on_paper = {name for name, _ in workbook.variants(file)}
+    given = {"extends": "demo.yaml", "ablations": {"variants": {"imagenet": None}}}
+    on_demo = {name for name, _ in workbook.variants(file, given)}
+    assert on_paper - on_demo == {"symmetric", "scale_10", "mel", "batch_32", "imagenet"}
+    assert on_demo - on_paper == {"one_way", "scale_1", "spectrogram", "batch_128"}
+
+
+def test_a_sweep_says_first_how_long_it_takes(configure, tmp_path):
+    """From the median of the epochs that were trained, of all its runs; else from a few steps."""
+    configs = {tmp_path / str(seed): configure(seed=seed, training={"epochs": 100}) for seed in range(4)}
+    for seed, seconds in enumerate(([50.0] * 100, [60.0, 50.0, 500.0])):
+        (tmp_path / str(seed)).mkdir()
+        pd.DataFrame({"seconds": seconds}).to_csv(tmp_path / str(seed) / "metrics.csv")
+    said = workbook.expected_time(configs, jobs=2)  # (97 + 100 + 100) x 50 s / 2
+    assert said == "3 of 4 trainings left, about 2.1 h (two at a time), and their evaluation."
+    assert workbook.expected_time(configs, 2, force=True).startswith("4 of 4 trainings left, about 2.8 h")
+    assert "about 4.1 h on one worker of tcp://a:1, and" in workbook.expected_time(configs, 1, "tcp://a:1")
+    first = dict([*configs.items()][:1])
+    assert workbook.expected_time(first, 1) == "None of 1 trainings left."
+    new = {tmp_path / "new": configs[tmp_path / "3"]}
+    assert re.match(r"1 of 1 trainings left, about [\d.]+ (s|min|h) \(one at a time\)", workbook.expected_time(new, 2))
+    nowhere = {tmp_path / "new": configure(data={"root": "nowhere"})}
+    assert "not known before the first (one at a time)" in workbook.expected_time(nowhere, 1)
 
 
 def test_variants_two_at_a_time(tmp_path, monkeypatch):

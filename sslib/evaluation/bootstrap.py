@@ -14,6 +14,7 @@ from jaxtyping import Float
 ROWS = 256  # resamples at a time: 256 x 10,000 doubles are 20 MB
 Names = Sequence[str] | np.ndarray
 Statistic = Callable[[np.ndarray], Float[np.ndarray, "R K"]]
+Units = Callable[[np.ndarray], np.ndarray]  # weights of clips (R, N) to those of what is averaged (R, M)
 
 
 class Interval(NamedTuple):
@@ -63,19 +64,27 @@ def means(values: Float[np.ndarray, "N K"]) -> Statistic:
 
 
 def bootstrap_statistic(
-    statistic: Statistic, clusters: Names, resamples=10_000, confidence=0.95, seed=0, seeds=1
+    statistic: Statistic,
+    clusters: Names,
+    resamples=10_000,
+    confidence=0.95,
+    seed=0,
+    seeds=1,
+    units: Units | None = None,
 ) -> list[Interval]:
     """Estimate K statistics of N clips, each in one of the independent `clusters`, anew for every resample.
 
     `statistic` takes weights (R, N), how often each clip is drawn, and gives K values; NaN where there is none. With S
     training `seeds` it takes weights (R, S N), seed after seed; both levels are crossed: a resample draws S of S seeds
-    and G of G clusters (Owen 2007, "The pigeonhole bootstrap").
+    and G of G clusters (Owen 2007, "The pigeonhole bootstrap"). With `units` it takes the weights of these instead.
     """
     names, index = np.unique(clusters, return_inverse=True)
     levels = _draws(max(len(names), 1), resamples, seed), _draws(seeds, resamples, seed + 1)
-    value, found = statistic(np.ones((1, seeds * len(index)), dtype=np.uint8))[0], []
+    units = units or (lambda weights: weights)
+    every = units(np.ones((1, len(index)), dtype=np.uint8))
+    value, found = statistic(np.tile(every, seeds))[0], []
     for drawn, of_seeds in zip(*(np.split(level, range(ROWS, resamples, ROWS)) for level in levels), strict=True):
-        found.append(statistic((of_seeds[:, :, None] * drawn[:, None, index]).reshape(len(drawn), -1)))
+        found.append(statistic((of_seeds[:, :, None] * units(drawn[:, index])[:, None]).reshape(len(drawn), -1)))
     columns = [column[~np.isnan(column)] for column in np.concatenate(found).T]
     tails = np.array([1 - confidence, 1 + confidence]) / 2
     limits = [np.quantile(column, tails).tolist() if len(column) else [np.nan, np.nan] for column in columns]

@@ -7,7 +7,7 @@ Runs that differ in nothing but the seed are one configuration; its seeds are a 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +16,8 @@ import pandas as pd
 
 from sslib import checkpoint
 from sslib.config import Evaluation, InputError, resolve, root_for
-from sslib.evaluation.bootstrap import bootstrap_means
-from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row
+from sslib.evaluation.bootstrap import Interval, bootstrap_means
+from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row, interaction_columns, over_scenes
 
 FEWEST_RECORDINGS = 10  # that a verdict may rest on; with fewer it is
 TOO_FEW = "too few recordings for a verdict"
@@ -99,37 +99,61 @@ def compare(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> p
     out of gains. Intervals resample recordings and seeds. ``ResultsError`` names runs that cannot be compared.
 
     Returns one row per list, subset, measure and configuration: protocol, split, subset, measure, run, seeds, value,
-    low, high, clips, clusters, all_clips (of the union of the runs), and for all but the first configuration gain,
-    gain_low, gain_high, gain_seeds (pairs of seeds) and outcome.
+    low, high, clips (of interaction: scenes), clusters, all_clips (of the union of the runs), least and most (means of
+    single seeds), and for all but the first configuration gain, gain_low, gain_high, gain_seeds (pairs of seeds) and
+    outcome.
     """
     clips = pd.concat({run: _model_rows(run) for group in groups for run in group.runs}, axis=1)
     totals, first = clips.groupby(["split", "subset"]).size(), groups[0].runs[0]
     clips = clips[clips.xs("recording", axis=1, level=1).notna().all(axis=1)]
     if clips.empty:
         raise ResultsError("these runs have no test clip in common")
-    rows = []
+    rows, how = [], (evaluation.resamples, evaluation.confidence, seed)
     for (split, subset), part in clips.groupby(["split", "subset"], sort=False):
-        how = (part[first]["recording"].to_numpy(), evaluation.resamples, evaluation.confidence, seed)
-        values = [np.stack([part[run][COMPARED].to_numpy(float) for run in group.runs]) for group in groups]
-        for group, found in zip(groups, values, strict=True):
-            pairs, gains = min(len(found), len(values[0])), [None] * len(COMPARED)
-            if found is not values[0]:
-                gains = bootstrap_means(found[:pairs] - values[0][:pairs], *how)
-            for measure, interval, gain in zip(COMPARED, bootstrap_means(found, *how), gains, strict=True):
-                if interval.clips:
-                    row = {"protocol": MEASURES[measure].protocol, "split": split, "subset": subset, "measure": measure}
-                    row |= {"run": group.name, "seeds": len(found)} | interval._asdict()
-                    row |= {"all_clips": int(totals[split, subset])}
-                    if gain and gain.clips:
-                        row |= dict(zip(GAIN, (*gain[:3], pairs), strict=True)) | {"outcome": outcome(*gain[1:3])}
-                    rows.append(row)
+        common, runs = part[first], {run: part[run] for group in groups for run in group.runs}
+        units = common[["scene", "recording"]].astype(str)
+        means = {run: table[COMPARED].astype(float) for run, table in runs.items()}
+        least = {run: pd.DataFrame(interaction_columns(table, common)) for run, table in runs.items()}
+        found = _side_by_side(groups, means, lambda values, of=units: bootstrap_means(values, of["recording"], *how))
+        found += _side_by_side(groups, least, lambda values, of=units: over_scenes(values, of, how))
+        place = {"split": split, "subset": subset}
+        total = {"all_clips": int(totals[split, subset])}
+        rows += [{"protocol": MEASURES[row["measure"]].protocol} | place | row | total for row in found]
     return pd.DataFrame(rows)
+
+
+def _side_by_side(
+    groups: Sequence[Group], values: dict[Path, pd.DataFrame], bootstrap: Callable[[np.ndarray], list[Interval]]
+) -> list[Row]:
+    """Compare configurations by `values`: of each run the same clips or scenes (rows) and measures (columns).
+
+    What not all of them have is left out.
+    """
+    arrays = [np.stack([values[run].to_numpy() for run in group.runs]) for group in groups]
+    known = [np.isfinite(array).all(axis=0) for array in arrays]
+    used = np.flatnonzero(np.all([one.any(axis=0) for one in known], axis=0))
+    rows, names, first = [], values[groups[0].runs[0]].columns[used], arrays[0][:, :, used]
+    for group, array, there in zip(groups, arrays, known, strict=True) if len(used) else ():
+        array, there = array[:, :, used], there[:, used]
+        pairs, gains = min(len(array), len(first)), [None] * len(used)
+        if group is not groups[0]:
+            gains = bootstrap(array[:pairs] - first[:pairs])
+        for column, (interval, gain) in enumerate(zip(bootstrap(array), gains, strict=True)):
+            of_seeds = array[:, there[:, column], column].mean(axis=1)
+            row = {"measure": names[column], "run": group.name, "seeds": len(array)} | interval._asdict()
+            row |= {"least": float(of_seeds.min()), "most": float(of_seeds.max())}
+            if gain and gain.clips:
+                row |= dict(zip(GAIN, (*gain[:3], pairs), strict=True)) | {"outcome": outcome(*gain[1:3])}
+            rows.append(row)
+    return rows
 
 
 def _model_rows(run: Path) -> pd.DataFrame:
     """Read what the model has of every clip, with its own sound; measures that nobody took are NaN."""
     rows = read_clips(run).query("map_kind == 'similarity' and condition == 'own'").astype({"recording": str})
-    return rows.set_index(["split", "subset", "clip_id"]).reindex(columns=["recording", *COMPARED])
+    columns = ["recording", "scene", "objects", "ciou", "ciou_adaptive", *COMPARED]
+    rows = rows.set_index(["split", "subset", "clip_id"], drop=False).reindex(columns=[*columns, "clip_id"])
+    return rows.assign(scene=rows["scene"].astype(object).fillna(rows.pop("clip_id")))
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:

@@ -200,35 +200,46 @@ class Subset:
 
     def interaction(self) -> list[Row]:
         """Compute IIoU and IAUC over the scenes all of whose objects sound in turn."""
-        scenes, objects = self.clips["scene"].astype(str).to_numpy(), self.clips["objects"].to_numpy(float)
-        _, start, count = np.unique(scenes, return_index=True, return_counts=True)
-        complete = (count > 1) & (np.isnan(objects[start]) | (objects[start] == count))
-        columns = {}
-        for method, rows in self.methods.items():
-            for suffix in ("", "_adaptive"):
-                least = np.where(complete, protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes), np.nan)
-                columns[method, f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
-                columns[method, f"iauc{suffix}"] = metrics.auc_per_clip(least)
-        units = pd.DataFrame({"scene": scenes, "recording": self.recordings})
+        columns = {(method, measure): values
+                   for method, rows in self.methods.items()
+                   for measure, values in interaction_columns(rows, self.clips).items()}  # fmt: skip
+        units = self.clips[["scene", "recording"]].astype(str)
         return mean_rows(columns, lambda values: over_scenes(values, units, self.settings))
 
 
+def interaction_columns(rows: pd.DataFrame, clips: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Compute IIoU and IAUC of each scene, sorted by name; NaN where not all of its objects sound in turn.
+
+    `rows` has the cIoU of each clip under one method, `clips` its scene and number of objects.
+    """
+    scenes, objects = clips["scene"].astype(str).to_numpy(), clips["objects"].to_numpy(float)
+    _, start, count = np.unique(scenes, return_index=True, return_counts=True)
+    complete, columns = (count > 1) & (np.isnan(objects[start]) | (objects[start] == count)), {}
+    for suffix in ("", "_adaptive"):
+        least = np.where(complete, protocols.iiou(rows[f"ciou{suffix}"].to_numpy(float), scenes), np.nan)
+        columns[f"iiou{suffix}"] = np.where(np.isnan(least), np.nan, least >= 0.5)
+        columns[f"iauc{suffix}"] = metrics.auc_per_clip(least)
+    return columns
+
+
 def over_scenes(values: np.ndarray, units: pd.DataFrame, settings: Settings) -> list[Interval]:
-    """Average columns of `values`, one row a scene (sorted by name), with intervals that resample recordings.
+    """Average K columns of M scenes (sorted by name), `values` (M, K), or (S, M, K) of S training seeds.
 
     A scene has a recording for each of its sounds: `units` holds both of every clip. A resample of recordings counts it
     as often as the product of how often these were drawn (Owen 2007), since it depends on each of them.
     """
-    known = ~np.isnan(values)
+    values = np.reshape(values, (-1, *values.shape[-2:]))
+    known = ~np.isnan(values).any(axis=0)
     used = known.any(axis=1)
     units = units[units["scene"].isin(np.unique(units["scene"])[used])]
     units = units.drop_duplicates().sort_values("scene", kind="stable")
-    starts, mean = np.unique(units["scene"], return_index=True)[1], means(values[used])
+    starts = np.unique(units["scene"], return_index=True)[1]
+    mean = means(np.where(known, values, np.nan)[:, used].reshape(-1, values.shape[2]))
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        return mean(np.multiply.reduceat(weights.astype(np.float64), starts, axis=1))
+    def scenes(weights: np.ndarray) -> np.ndarray:
+        return np.multiply.reduceat(weights.astype(np.float64), starts, axis=1)
 
-    found = bootstrap_statistic(statistic, units["recording"].to_numpy(), *settings)
+    found = bootstrap_statistic(mean, units["recording"].to_numpy(), *settings, seeds=len(values), units=scenes)
     return [one._replace(clips=int(count)) for one, count in zip(found, known.sum(axis=0), strict=True)]
 
 

@@ -196,6 +196,7 @@ def comparison_text(table: pd.DataFrame) -> str:
     texts = f"Compared with {table['run'].iloc[0]}, clip by clip. In brackets: intervals over recordings (and seeds)."
     for title, group, text in _wide(cells):
         count = f"{group['clips'].max()} of {group['all_clips'].max()} clips are in all runs"
+        count = f"{group['clips'].max()} scenes" if title.startswith("interaction") else count
         texts += f"\n\n{title} ({count})\n\n{text}"
     return texts
 

@@ -17,11 +17,15 @@ from collections.abc import Callable
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jupytext
 import nbformat
+import numpy as np
+import pandas as pd
 import papermill
+import torch
 from ipykernel.kernelspec import get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -29,11 +33,12 @@ from papermill.exceptions import PapermillExecutionError, strip_color
 from traitlets import default
 
 import sslib
-from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, root_for
+from sslib import checkpoint, datasets, engine
+from sslib.config import Config, ConfigError, Data, SslibError, experiment_folder, find, load, merge, root_for
 from sslib.data import layout, parallel
 from sslib.data.layout import Layout
-from sslib.report import pages
-from sslib.report.text import format_date
+from sslib.model import SoundLocalizer
+from sslib.report import pages, text
 from sslib.stamps import library as stamps
 
 PREPARATION = "01_data_preparation"
@@ -98,23 +103,78 @@ def run(
     return folder
 
 
+def variants(path: str | Path, overrides: dict[str, Any] | None = None) -> dict[tuple[str, int], dict[str, Any]]:
+    """Give the overrides that make each variant of ``ablations``, by (name, seed).
+
+    One that an earlier one already is, as a level that the configuration itself has, is left out.
+    """
+    settings, known, found = load(path, overrides), [], {}
+    for name, change in settings.ablations.variants.items():
+        for seed in settings.ablations.seeds if change is not None else ():
+            own = {"exp_name": f"{settings.exp_name}/variants/{name}-seed{seed}", "seed": seed, "ablations": {}}
+            changed = merge(merge(overrides or {}, change), own)
+            config = load(path, changed)
+            same = checkpoint.recipe(config), config.data.tests, config.evaluation
+            if same not in known:
+                known.append(same)
+                found[name, seed] = changed
+    return found
+
+
 def run_variants(
-    path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs: int = 1, force: bool = False
+    path: str | Path, only: tuple[str, ...], variants: dict[Any, dict[str, Any]], jobs=1, force=False, scheduler=None
 ) -> dict[Any, Path]:
     """:func:`run` one configuration with several overrides (``exp_name`` among them); return folders by the same keys.
 
-    `jobs` run at a time. Each is a process that gets its share of the cores (unless ``OMP_NUM_THREADS`` says
-    otherwise): small networks leave cores idle, and threads of two trainings on the same cores stall each other. The
-    first variant that fails raises its error; those under way are stopped, and go on from there when run again.
+    Says first how long it takes. `jobs` run at a time. Each is a process that gets its share of the cores
+    (unless ``OMP_NUM_THREADS`` says otherwise): small networks leave cores idle, and threads of two trainings on the
+    same cores stall each other. With a `scheduler` they run on its Dask cluster instead. The first variant that
+    fails raises its error; those under way are stopped, and go on from there when run again.
     """
-    if jobs == 1:
+    folders, root, configs = {}, root_for(find(path)), [load(path, overrides) for overrides in variants.values()]
+    left = {experiment_folder(one, root) / "run": one for one in configs}
+    print(expected_time(left, 1 if scheduler else jobs, scheduler, force), flush=True)
+    if jobs == 1 and not scheduler:
         return {key: run(path, only, force, overrides, index=False) for key, overrides in variants.items()}
-    folders = {}
     task = functools.partial(_run_silently, path, only, force)
-    for (key, _), folder in parallel.each(task, variants.items(), workers=jobs):
+    for (key, _), folder in parallel.each(task, variants.items(), jobs, scheduler):
         print(f"{folder.name} is finished", flush=True)
         folders[key] = folder
     return {key: folders[key] for key in variants}
+
+
+def expected_time(configs: dict[Path, Config], jobs: int, scheduler: str | None = None, force: bool = False) -> str:
+    """Say how many trainings are left (run -> configuration), and how long they take: by epochs, else by some steps."""
+    logs = [pd.read_csv(file) if (file := run / "metrics.csv").exists() else [] for run in configs]
+    left = [one.training.epochs - len(log) * (not force) for one, log in zip(configs.values(), logs, strict=True)]
+    left, known = np.maximum(left, 0), [log["seconds"] for log in logs if len(log)]
+    jobs, total = min(jobs, np.count_nonzero(left)), None
+    with contextlib.suppress(SslibError, OSError):  # what is wrong with the data, the trainings will say
+        if left.any():
+            of_one = pd.concat(known).median() if known else time_epoch([*configs.values()][left.argmax()], jobs)
+            total = left.sum() * of_one / jobs
+    return text.say("expected_time", np.count_nonzero(left), len(left), total, jobs, scheduler)
+
+
+def time_epoch(config: Config, jobs: int = 1, limit: float = 5.0) -> float:
+    """Estimate the seconds of an epoch by a few steps on the first clips, on a share of the cores as `jobs` have it."""
+    config = config.model_copy(update={"training": config.training.model_copy(update={"devices": 1})})
+    clips, fabric = datasets.AVDataset(config, config.data.train, train=True), engine.start_fabric(config)
+    size, start = min(len(clips), config.training.batch_size, 32), time.perf_counter()  # a larger one may take a minute
+    batch = datasets.collate([clips[row] for row in range(size)])
+    reading = 0 if config.data.in_memory else (time.perf_counter() - start) / max(1, config.training.workers)
+    batch = {key: fabric.to_device(batch[key]) for key in ("image", "waveform")}
+    model = fabric.setup(SoundLocalizer(config.model.model_copy(update={"imagenet": False})))
+    threads, steps = torch.get_num_threads(), []
+    torch.set_num_threads(max(1, threads // jobs))
+    while not steps or (sum(steps) < limit and len(steps) < 10):
+        start = time.perf_counter()
+        loss = engine.training_step(model, batch, config).total
+        fabric.backward(loss)
+        loss.item()  # a GPU has finished
+        steps.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    return (median(steps) + reading) * len(clips) / size
 
 
 def _run_silently(path: str | Path, only: tuple[str, ...], force: bool, variant: tuple[Any, dict[str, Any]]) -> Path:
@@ -213,7 +273,7 @@ def _execute(
         )  # fmt: skip
         seconds, finished = time.perf_counter() - start, datetime.now().astimezone()
         done.metadata["sslib"] = stamp() | {"finished": finished.isoformat(), "seconds": round(seconds, 1)}
-        note = f"Run on {format_date(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
+        note = f"Run on {text.format_date(finished)} in {seconds:.0f} s with sslib {version('sslib')}."
         layout.write_atomic(page, pages.export(done, notebook.parent, show_code, note))
         layout.write_atomic(target, nbformat.writes(done))
         failed.unlink(missing_ok=True)
