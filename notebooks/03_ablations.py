@@ -16,18 +16,7 @@
 # %% [markdown]
 # # 03 · Ablations
 #
-# *What does each loss add?*
-#
-# The method adds two losses to the base model's, which tells pictures and sounds apart:
-#
-# $$ \mathcal{L} = \mathcal{L}_{\mathrm{loc}} + \lambda_1 \mathcal{L}_{\mathrm{dis}}
-# + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
-#
-# Here the same network is trained with none, one or both of them, everything else alike, and tested on the same
-# clips.
-#
-# **Reads** the data folder and `ablations` of the configuration. **Writes** one experiment for each variant and seed
-# into `variants/`, with its own pages.
+# *Does visual context help, by how much, at what cost, and compared with whom?*
 
 # %% tags=["parameters"]
 config = "configs/demo.yaml"
@@ -41,56 +30,97 @@ from sslib import config as configuration
 from sslib.data.layout import Layout
 from sslib.evaluation import comparison
 from sslib.evaluation.tables import MEASURES
-from sslib.report import figures, text, workbook
+from sslib.report import evaluation_figures, figures, text, workbook
 from sslib.report.text import format_interval, show
 
 import pandas as pd
 import yaml
 
 settings = configuration.load(config, overrides)
-variants, seeds = settings.ablations.variants, settings.ablations.seeds
-base = "base" if "base" in variants else next(iter(variants), None)
+folder, sweep = configuration.experiment_folder(settings), settings.ablations
 show(text.generated_note(Layout(settings.data.root).info().get("generated")))
 none = "The configuration names no variants under `ablations`: there is nothing to compare."
-show("" if variants else none)
+show("" if sweep.variants else none)
+
+# %%
+# A variant is a run of notebooks 02 and 04 with a few values changed. What is finished is skipped, what was
+# interrupted goes on; retrain = True starts over.
+changes = workbook.variants(config, overrides)
+folders = workbook.run_variants(
+    config, ("02", "04"), changes, sweep.jobs, retrain, sweep.scheduler
+)
+
+# %%
+runs = {key: folder / "run" for key, folder in folders.items()}
+trained = {key: configuration.load(config, change) for key, change in changes.items()}
+variants = list(dict.fromkeys(name for name, _ in runs))
+base, others = next(iter(variants), None), variants[1:]
+groups = [
+    comparison.Group(
+        variant,
+        [run for (name, _), run in runs.items() if name == variant],
+        [seed for name, seed in runs if name == variant],
+    )
+    for variant in variants
+]
+configs = {name: own for (name, _), own in trained.items()}
+if groups:
+    results = comparison.compare(groups, settings.evaluation)
+    results = results.join(comparison.costs(groups), on="run")
+    results.to_csv(folder / "comparison.csv", index=False)
+    found = comparison.against(groups, configs, results, settings.evaluation)
+    show(text.compared(found, results))
+
+# %% [markdown] tags=["optional"]
+# All of them saw the same clips as often and have the same encoders, unless the table further below says otherwise.
+# In percent: the mean over test clips and seeds, its interval over recordings and seeds, and the lowest to the highest
+# seed:
+
+# %%
+show(text.methods_table(comparison.leading(results)) if groups else "")
+
+# %% [markdown] tags=["optional"]
+# The same clips under every method, of the first seed; not chosen by result: of evenly spaced classes in the order of
+# their names the first clip. Outlined: what sounds; bright: where the method hears it.
+
+# %%
+if groups:
+    of_one_seed = {group.name: group.runs[0] for group in groups}
+    figure = evaluation_figures.same_clips(of_one_seed, trained[next(iter(runs))])
+    figure.savefig(folder / "methods.png", dpi=100)
+    show(figure)
+
+# %% [markdown]
+# **Reads** the data folder and `ablations` of the configuration. **Writes** one experiment for each variant and seed
+# into `variants/`, with its own pages, and `comparison.csv`, every result on this page.
 
 # %% [markdown] tags=["optional"]
 # ## The variants
 #
-# This notebook trains nothing itself. A variant is a run of notebooks 02 and 04 with a few values changed, as many at
-# a time as `ablations.jobs` says; what is finished is skipped, or trained again with `retrain = True`.
-
-# %% tags=["teach"]
-changes = {}
-for name, change in variants.items():
-    for seed in seeds:
-        exp_name = f"{settings.exp_name}/variants/{name}-seed{seed}"
-        own = {"exp_name": exp_name, "seed": seed}
-        own["ablations"] = {"variants": {}, "seeds": [], "jobs": 1}
-        changes[name, seed] = configuration.merge(configuration.merge(overrides, change), own)
-folders = workbook.run_variants(config, ("02", "04"), changes, settings.ablations.jobs, retrain)
-runs = {key: folder / "run" for key, folder in folders.items()}
-trained = {key: configuration.load(config, change) for key, change in changes.items()}
-
-# %% [markdown] tags=["optional"]
-# What sets the variants apart, and what they cost:
+# The paper's method adds two losses to the base model's, which tells pictures and sounds apart:
+#
+# $$ \mathcal{L} = \mathcal{L}_{\mathrm{loc}} + \lambda_1 \mathcal{L}_{\mathrm{dis}}
+# + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
+#
+# Another `kind` of objective replaces all of them. What sets the variants apart:
 
 # %%
 rows = {}
-for (name, seed), own in trained.items():
-    summary, loss = comparison.read_summary(runs[name, seed]), own.objective
-    rows[f"[{name}, seed {seed}](variants/{name}-seed{seed}/04_evaluation.html)"] = {
+for group in groups:
+    own, loss = configs[group.name], configs[group.name].objective
+    pages = [f"variants/{group.name}-seed{seed}/04_evaluation.html" for seed in group.seeds]
+    rows[group.name] = {
+        "pages, by seed": ", ".join(map("[{}]({})".format, group.seeds, pages)),
         "objective": loss.kind,
         "localization": loss.localization * (loss.kind == "context"),
         "discrimination": loss.discrimination * own.model.reasoning,
         "divergence": loss.divergence * own.model.reasoning,
         "epochs": own.training.epochs,
-        "seconds of training": f"{summary['training']['seconds']:.0f}",
     }
 show(text.markdown_table(pd.DataFrame(rows).T) if rows else "")
 
 # %%
-if runs:
+if groups:
     clips = len(Layout(settings.data.root).ids(settings.data.train))
     steps = [own.training.epochs * (clips // own.training.batch_size) for own in trained.values()]
     epochs = " or ".join(map(str, sorted({own.training.epochs for own in trained.values()})))
@@ -103,24 +133,27 @@ if runs:
         f"experiment itself has {settings.training.epochs} epochs.",
         "" if epochs == str(settings.training.epochs) else small,
     )
-    plain = json.loads(
-        json.dumps(variants)
-    )  # the YAML of equal parts is written out, not referred to
+    # The YAML of equal parts is written out, not referred to.
+    plain = json.loads(json.dumps({name: sweep.variants[name] for name in variants}))
     recipe = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None)
     show(f"```yaml\n{recipe}```")
 
 # %% [markdown] tags=["optional"]
 # ### Learning curves
 #
-# Curves of what variants have in common: the paper's localization loss, on training clips where it was trained and on
+# Curves, means over seeds, of what variants have in common: the paper's localization loss, on training clips where it was trained and on
 # validation clips always (baselines have temperatures of their own: it tells little of them), and on the validation
 # clips the share of pictures that find their own sound in a batch and of maps that point into the box.
 
 # %%
 if runs:
+    logs = {
+        group.name: pd.concat([pd.read_csv(run / "metrics.csv") for run in group.runs])
+        for group in groups
+    }
     histories = {
-        f"{name}, seed {seed}": pd.read_csv(run / "metrics.csv")
-        for (name, seed), run in runs.items()
+        name: log.groupby("epoch", as_index=False).mean(numeric_only=True)
+        for name, log in logs.items()
     }
     panels = {
         "localization loss, training": ["localization"],
@@ -136,30 +169,17 @@ if runs:
 # %% [markdown] tags=["optional"]
 # ## Results
 #
-# All measures are means over test clips and seeds, in percent, with bootstrap intervals that resample recordings and
-# seeds. The success rate at one half is what papers often print as cIoU.
+# Means over test clips and seeds, as above, on every part of the test lists. The success rate at one half is what
+# papers often print as cIoU.
 
 # %%
 measures = ["pointing", "miou", "success", "auc"]
-others = [name for name in variants if name != base]
-if runs:
-    ordered = {name: [runs[name, seed] for seed in seeds] for name in (base, *others)}
-    groups = [comparison.Group(name, found, list(seeds)) for name, found in ordered.items()]
-    results = comparison.compare(groups, settings.evaluation)
+labels = [MEASURES[measure].label for measure in measures]
+if groups:
+    show(text.methods_table(results.drop(columns=["seconds", "parameters"]), measures))
     results = results[results["measure"].isin(measures)].rename(columns={"run": "variant"})
     results["set"] = results["split"] + ", " + results["subset"]
     results["label"] = [MEASURES[measure].label for measure in results["measure"]]
-
-# %%
-labels = [MEASURES[measure].label for measure in measures]
-if runs:
-    cells = results.assign(text=results.apply(format_interval, axis=1, percent=True))
-    for name, rows in cells.groupby("set", sort=False):
-        wide = rows.pivot(index="variant", columns="label", values="text")
-        wide = wide.loc[list(variants), [label for label in labels if label in wide]]
-        size, clusters, union = rows[["clips", "clusters", "all_clips"]].max()
-        title = f"**{name}**, {size} of {union} clips, which all variants have, of {clusters} recordings"
-        show(title, wide.rename_axis(index=None, columns=None))
 
 # %% [markdown] tags=["optional"]
 # ### Pointing accuracy by variant
@@ -167,7 +187,7 @@ if runs:
 # Pointing accuracy of each variant with its interval, on every part of the test lists.
 
 # %%
-if runs:
+if groups:
     pointing = results[results["measure"] == "pointing"]
     show(
         figures.intervals(pointing, "variant", "set", f"{MEASURES['pointing'].label}, %"),

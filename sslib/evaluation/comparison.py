@@ -13,16 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from sslib import checkpoint
-from sslib.config import Evaluation, InputError, resolve, root_for
+from sslib.config import Config, Evaluation, InputError, resolve, root_for
 from sslib.evaluation.bootstrap import Interval, bootstrap_means
 from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row, interaction_columns, over_scenes
+from sslib.model import SoundLocalizer
 
 FEWEST_RECORDINGS = 10  # that a verdict may rest on; with fewer it is
 TOO_FEW = "too few recordings for a verdict"
 FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
 COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
+HEADLINES = ("success_adaptive", "pointing", "iiou_adaptive")  # chosen before any result; verdicts are on pointing
+PUBLISHED = ("attention", "lvs", "ez_vsl", "slavc", "fnac", "ssl_align")  # objectives of other papers
 TABLE_KEY = ("protocol", "split", "subset", "measure")
 GAIN = {"gain": "value", "gain_low": "low", "gain_high": "high", "gain_seeds": "seeds"}  # columns of their own
 
@@ -161,6 +165,57 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     if "gain" not in table:
         return table[:0]
     return table[table["gain"].notna()].drop(columns=[*GAIN.values()]).rename(columns=GAIN).astype({"seeds": int})
+
+
+def leading(table: pd.DataFrame) -> pd.DataFrame:
+    """Take the headline measures of a comparison on the largest part of each list."""
+    sizes = table[table["protocol"] != "interaction"].groupby(["split", "subset"], sort=False)["clips"].max()
+    largest = sizes.groupby("split", sort=False).idxmax()
+    places = pd.MultiIndex.from_frame(table[["split", "subset"]])
+    return table[places.isin(largest) & table["measure"].isin(HEADLINES)]
+
+
+def costs(groups: Sequence[Group]) -> pd.DataFrame:
+    """Tell the seconds of training (mean over seeds) and the number of parameters of each configuration, by name."""
+    rows = {}
+    for group in groups:
+        summaries = [read_summary(run) for run in group.runs]
+        config = resolve(summaries[0]["config"], root_for(group.runs[0]))
+        with torch.device("meta"):  # sizes without numbers
+            model = SoundLocalizer(config.model.model_copy(update={"imagenet": False}))
+        seconds = np.mean([summary["training"]["seconds"] for summary in summaries])
+        rows[group.name] = {"seconds": seconds, "parameters": sum(weight.numel() for weight in model.parameters())}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def against(
+    groups: Sequence[Group], configs: dict[str, Config], table: pd.DataFrame, how: Evaluation
+) -> dict[str, Any]:
+    """Hold the paper's method against its base model and other papers' objectives, by the configuration of each group.
+
+    `table` is the comparison of all `groups`. Returns names: base, context (the paper's, all of its losses), published
+    (of others'), best (of these, by pointing on the first list), own (the best of any further objective); None or
+    nothing where there is none. And on the :func:`leading` results the gains ``context_over_base``, ...
+    """
+    points = leading(table).query("measure == 'pointing'").drop_duplicates("run").set_index("run")["value"]
+    kinds = {name: config.objective.kind for name, config in configs.items() if name in points}
+    ours = {name: configs[name] for name, kind in kinds.items() if kind == "context"}
+    published = [name for name, kind in kinds.items() if kind in PUBLISHED]
+    others = [name for name in kinds if name not in ours and name not in published]
+    full = [name for name, one in ours.items()
+            if one.model.reasoning and one.objective.discrimination and one.objective.divergence]  # fmt: skip
+    found = {
+        "base": next((name for name, one in ours.items() if not one.model.reasoning), None),
+        "context": next(iter(full), None),
+        "best": points[published].idxmax() if published else None,
+        "own": points[others].idxmax() if others else None,
+    }
+    of = {group.name: group for group in groups}
+    for name, over in (("context", "base"), ("context", "best"), ("own", "best"), ("own", "context")):
+        pair = found[over], found[name]
+        rows = leading(gains(compare([of[one] for one in pair], how))) if all(pair) else pd.DataFrame()
+        found |= {f"{name}_over_{over}": rows.to_dict("records")}
+    return found | {"published": published}
 
 
 def group_runs(runs: Sequence[Path]) -> list[Group]:

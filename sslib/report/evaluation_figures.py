@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,39 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sslib.config import Config
+from sslib.datasets import AVDataset
+from sslib.evaluation import comparison
 from sslib.evaluation.measures import METHODS
 from sslib.metrics import VGGSS_QUARTILES
-from sslib.report.figures import COLOURS, DASHES, grid, legend_below
+from sslib.report.figures import COLOURS, DASHES, grid, legend_below, localization, printable
 
 GREY = "0.55"
 UNSEEN = "no source by annotation"
 LINES = [{"color": colour, "ls": dash} for colour, dash in zip([*COLOURS[:6], "0.45", "black"], cycle(DASHES))]
+
+
+def same_clips(runs: Mapping[str, Path], config: Config, count: int = 5) -> Figure:
+    """Draw the maps of several runs for the same clips, a row a clip, on the largest part of the first test list.
+
+    They are not chosen by result: of all classes in the order of their names, evenly spaced ones; of each its first
+    clip.
+    """
+    data = AVDataset(config, config.data.tests[0], annotated=True)
+    clips = comparison.read_clips(next(iter(runs.values()))).query("split == @data.split")
+    clips = clips.query("map_kind == 'similarity' and condition == 'own'")
+    largest = clips[clips["subset"] == clips["subset"].mode()[0]]
+    first = largest.assign(sound=largest["class"].fillna(largest["clip_id"])).drop_duplicates("sound")
+    first = first.sort_values("sound")
+    chosen = first.iloc[np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int)]
+    shown, maps = [data[data.ids.index(clip_id)] for clip_id in chosen["clip_id"]], {}
+    for name, run in runs.items():
+        with np.load(run / "maps.npz") as stored:
+            ids, raw = stored[f"{data.split}/ids"].tolist(), stored[f"{data.split}/similarity"]
+        maps[name] = [raw[ids.index(clip_id)] for clip_id in chosen["clip_id"]]
+    titles = [printable(f"♪ {name.replace('_', ' ')}", 14) for name in chosen["sound"]]
+    images, boxes = ([clip[key].numpy() for clip in shown] for key in ("image", "boxes"))
+    return localization(images, maps, boxes, [clip["mask"] for clip in shown], titles, rows=True)
 
 
 def values_by_method(clips: pd.DataFrame, column: str) -> dict[str, np.ndarray]:

@@ -135,20 +135,23 @@ def places(backgrounds: Sequence[Background], use: Mapping[str, str], most: int 
 
 
 def localization(
-    images: Arrays, maps: Mapping[str, Arrays], boxes: Arrays, masks: Sequence, titles: Sequence[str], limits=None
-) -> Figure:
-    """Draw one column per clip: its image with the ground truth, below it each kind of map (N, h, w)."""
-    figure, axes = grid(1 + len(maps), len(images), 1.5, 1.55)
-    size = 8 * max(1, len(images) / 6)  # points: a page makes wide figures smaller
+    images: Arrays, maps: Mapping[str, Arrays], boxes: Arrays, masks: Sequence, titles: Sequence[str],
+    limits: tuple[float, float] | None = None, rows: bool = False,
+) -> Figure:  # fmt: skip
+    """Draw one column (or row) per clip: its image with the ground truth, then each kind of map (N, h, w)."""
+    shape = 1 + len(maps), len(images)
+    figure, axes = grid(*(shape[::-1] if rows else shape), 1.5, 1.55)
+    axes, above, beside = (axes.T, "set_ylabel", "set_title") if rows else (axes, "set_title", "set_ylabel")
+    size = 8 * max(1, shape[0 if rows else 1] / 6)  # points: a page makes wide figures smaller
     for column, image in enumerate(images):
         show_image(axes[0, column], image)
-        axes[0, column].set_title(titles[column], fontsize=size)
+        getattr(axes[0, column], above)(titles[column], fontsize=size)
         for row, name in enumerate(maps, 1):
             show_heatmap(axes[row, column], image, maps[name][column], limits=limits)
         for axis in axes[:, column]:
             outline(axis, image.shape[1], boxes[column], masks[column])
     for axis, name in zip(axes[:, 0], ["picture", *maps], strict=True):
-        axis.set_ylabel(name, fontsize=size)
+        getattr(axis, beside)(name, fontsize=size)
     return figure
 
 

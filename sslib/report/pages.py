@@ -11,6 +11,7 @@ import base64
 import copy
 import html
 import io
+import json
 import os
 import re
 from collections import Counter
@@ -33,7 +34,7 @@ from traitlets.config import Config as Traits
 from sslib.data.layout import write_atomic
 from sslib.data.media import encode_webp
 from sslib.evaluation.comparison import ResultsError, read_summary
-from sslib.report.text import HTML_TEMPLATES, format_date, headlines
+from sslib.report.text import HTML_TEMPLATES, format_date, headlines, sweep_lines
 
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -234,21 +235,26 @@ def experiments(reports: Path) -> HTML:
 
 def _card(folder: Path, reports: Path) -> dict[str, Any]:
     """Return what is known about one experiment; `summary` is empty while it is unfinished."""
-    file, thumbnail = folder / "run" / "summary.json", folder / "run" / "thumbnail.png"
+    file, sweep = folder / "run" / "summary.json", folder / "comparison.csv"
+    pictures = [path for path in (folder / "run" / "thumbnail.png", folder / "methods.png") if path.exists()]
     try:
         summary, lacks = read_summary(folder / "run"), ""
     except ResultsError:  # of another sslib: its pages can be read, its numbers not
         summary, lacks = {}, "results of another version: run it again" if file.exists() else "unfinished"
+    if not file.exists() and sweep.exists():  # an experiment of variants only
+        first, lacks = next(iter(sorted(folder.glob("variants/*/run/summary.json"))), None), ""
+        summary = {"data": json.loads(first.read_text(encoding="utf-8"))["data"]} if first else {}
     pages = {page.stem: page for page in sorted(folder.glob("[0-9][0-9]_*.html"))}
     failed = sorted(page.name for page in folder.glob("[0-9][0-9]_*.failed.ipynb"))
     last = {page.parent.name: page for page in sorted(folder.glob("variants/*/[0-9][0-9]_*.html"))}
-    image = embed("image/png", base64.b64encode(thumbnail.read_bytes()).decode()) if thumbnail.exists() else ""
+    image = embed("image/png", base64.b64encode(pictures[0].read_bytes()).decode()) if pictures else ""
     return {
         "name": folder.relative_to(reports).as_posix(),
-        "changed": datetime.fromtimestamp((file if file.exists() else folder).stat().st_mtime),
+        "changed": datetime.fromtimestamp(next(p for p in (file, sweep, folder) if p.exists()).stat().st_mtime),
         "summary": summary,
         "lacks": lacks,
         "headlines": headlines(summary),
+        "compared": sweep_lines(sweep),
         "image": image,
         "failed": [name.replace(".failed.ipynb", "").replace("_", " ") for name in failed],
         "pages": {name.replace("_", " "): page.relative_to(reports).as_posix() for name, page in pages.items()},

@@ -260,9 +260,57 @@ def best_and_worst(results: pd.DataFrame) -> str:
     return "\n".join(say("best_and_worst", name, rows.iloc[0], rows.iloc[-1]) for name, rows in ordered.items())
 
 
+def methods_table(results: pd.DataFrame, measures: Sequence[str] = comparison.HEADLINES) -> str:
+    """Return a comparison as Markdown, a table for each part of the lists: percent [interval] (lowest–highest seed)."""
+    parts = []
+    for place, rows in results[results["measure"].isin(measures)].groupby(["split", "subset"], sort=False):
+        spread = [
+            f" ({100 * row.least:.1f}\u2060–\u2060{100 * row.most:.1f})" * (row.seeds > 1) for row in rows.itertuples()
+        ]
+        cells = rows.assign(text=rows.apply(format_interval, axis=1, percent=True) + spread)
+        wide = cells.pivot(index="run", columns="measure", values="text").fillna("–").loc[rows["run"].unique()]
+        wide = wide[[name for name in measures if name in wide]].rename(columns=lambda name: MEASURES[name].label)
+        if "seconds" in rows:
+            first = rows.drop_duplicates("run").set_index("run")
+            wide["training, min"] = (first["seconds"] / 60).map("{:.1f}".format)
+            wide["parameters"] = first["parameters"].map("{:,.0f}".format)
+        seeds = " or ".join(map(str, sorted(set(rows["seeds"]))))
+        size = f"{rows['clips'].max():,} clips of {rows['clusters'].max()} recordings, seeds: {seeds}"
+        parts.append(f"**{subset_title(*place)}**, {size}\n\n{markdown_table(wide)}")
+    return "\n\n".join(parts)
+
+
+def sweep_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a ``comparison.csv`` for pointing on the first list, the best first; nothing without a file."""
+    if not file.exists():
+        return []
+    points = comparison.leading(pd.read_csv(file)).query("measure == 'pointing'").drop_duplicates("run")
+    points = points.assign(set=[subset_title(*place) for place in zip(points["split"], points["subset"], strict=True)])
+    return points.sort_values("value", ascending=False, kind="stable").to_dict("records")
+
+
+def compared(found: Mapping[str, Any], results: pd.DataFrame) -> str:
+    """Answer in three sentences: does visual context help, at what cost, compared with whom.
+
+    `found` as :func:`sslib.evaluation.comparison.against` returns it, `results` with seconds and parameters.
+    """
+    points, said = comparison.leading(results).query("measure == 'pointing'").drop_duplicates("run"), dict(found)
+    for name in (name for name in found if "_over_" in name):
+        said[name] = {}
+        for row in found[name]:
+            if name != "context_over_base" and row["measure"] != "pointing":
+                continue  # the table has it
+            lists = said[name].setdefault(subset_title(row["split"], row["subset"]), [])
+            lists.append(row | {"label": MEASURES[row["measure"]].label})
+    said["pointing"] = next((row for row in found["context_over_base"] if row["measure"] == "pointing"), None)
+    return say("compared", said, points.set_index("run").to_dict("index"))
+
+
 def settled(pointing: pd.DataFrame, base: str, confidence: float) -> str:
     """Say what gains over `base` allow (columns variant, set, outcome, seeds), and what chance alone would give."""
-    clear = ((pointing["outcome"] != "inconclusive") & (pointing["seeds"] > 1)).sum()
+    enough = pointing.get("clusters", pd.Series(comparison.FEWEST_RECORDINGS, pointing.index))
+    enough = (enough >= comparison.FEWEST_RECORDINGS) & (pointing["seeds"] > 1)
+    clear = ((pointing["outcome"] != "inconclusive") & enough).sum()
     return say("settled", pointing.to_dict("records"), base, confidence, pointing["seeds"].min(), clear)
 
 
