@@ -33,6 +33,7 @@ retrain = False
 from sslib import checkpoint, datasets, engine, features, losses
 from sslib import config as configuration
 from sslib.model import SoundLocalizer
+from sslib.prediction import encode_images
 from sslib.report import figures, galleries, text
 from sslib.report.galleries import Cell
 from sslib.report.text import show
@@ -224,7 +225,7 @@ if model.reasoning is None:
     show("This is the base model: it has no visual reasoning module, and so no node maps.")
 else:
     with torch.no_grad():
-        visual = model.encode_image(features.images(clip["image"][None], settings))
+        visual = encode_images(model, clip["image"][None], settings)
         maps, _ = model.visual_reasoning(visual)  # (1, K, h, w)
     often = model.foreground_frequency.numpy()
     mostly = (often >= 0.5).sum()

@@ -42,7 +42,8 @@ run, sure = configuration.experiment_folder(settings) / "run", settings.evaluati
 evaluation.evaluate(run, settings)
 galleries.save_thumbnail(run, settings)
 summary, clips = comparison.read_summary(run), comparison.read_clips(run)
-results, maps = Results(summary), np.load(run / "maps.npz")
+results = Results(summary)
+maps = evaluation.as_measured(np.load(run / "maps.npz"), settings)
 first = settings.data.tests[0]
 data = datasets.AVDataset(settings, first, annotated=True)
 pairs = measures.sound_swap(measures.AnnotatedClips.of(data))

@@ -145,7 +145,10 @@ class Evaluation(Section):
     resamples: PositiveInt = 10_000
     confidence: float = Field(0.95, gt=0.0, lt=1.0)
     batch_size: PositiveInt = 64
-    image_size: PositiveInt | None = Field(None, description="pixels; larger than data.image_size: finer maps")
+    # How maps are made and drawn, for every method alike: sslib.prediction.encode_images, sslib.metrics.smooth.
+    image_sizes: tuple[PositiveInt, ...] = Field((), description="pixels; their maps are averaged; default: data's")
+    mirror: bool = Field(False, description="also average the map of the mirrored image")
+    smoothing: float = Field(0.0, ge=0.0, le=1.0, description="Gaussian averaged in: sigma as a share of the side")
 
 
 class Ablations(Section):

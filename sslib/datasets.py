@@ -61,7 +61,7 @@ class AVDataset(Dataset):
         folders = (loader or config.data.loader) == "folders"
         self.reader = self.layout if folders else _open_store(config.data.root / STORE_NAME, self.window)
         self.ids, self.missing = self._find(self.layout.ids(split))
-        self.size = config.evaluation.image_size or config.data.image_size
+        self.size = max(config.evaluation.image_sizes, default=config.data.image_size)
         if train:
             self.size = round(config.data.image_size * config.training.augment.crop)
         self.annotations = self.layout.annotations(split) if annotated else None

@@ -16,11 +16,17 @@ from sslib.config import Config, InputError, resolve, root_for
 from sslib.data import media, stream
 from sslib.data.layout import Layout, write_atomic
 from sslib.model import SoundLocalizer
+from sslib.prediction import encode_images
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
 DEMO = "reports/demo/stamps/run/checkpoint.pt"
-USED = {"data": {"sample_rate", "seconds", "image_size"}, "front_end": ..., "model": ..., "evaluation": {"image_size"}}
+USED = {
+    "data": {"sample_rate", "seconds", "image_size"},
+    "front_end": ...,
+    "model": ...,
+    "evaluation": {"image_sizes", "mirror", "smoothing"},
+}
 LIMITS = (
     "Trained without labels on the clips named here: of things that they do not show and sounds that they do not hold "
     "it knows nothing. It points at what usually makes such a sound, and cannot tell two alike apart. A confidence is "
@@ -49,7 +55,8 @@ class Localizer:
     def __init__(self, model: SoundLocalizer, config: Config, about: dict[str, Any]):
         self.model, self.config, self.about = model.eval(), config, about
         self.threshold: float | None = about["threshold"]
-        self.size = config.evaluation.image_size or config.data.image_size  # pixels: pictures are squashed to a square
+        # pixels: pictures are squashed to a square
+        self.size = max(config.evaluation.image_sizes, default=config.data.image_size)
         self.sample_rate = config.data.sample_rate  # Hz
         self.seconds = config.data.seconds  # of sound that the model hears at once
         self.samples = round(self.seconds * self.sample_rate)
@@ -72,7 +79,7 @@ class Localizer:
         return self.localization(similarity[0], picture.shape[:2])
 
     def localization(self, similarity: np.ndarray, size: tuple[int, int]) -> Localization:
-        """Turn a raw map (h, w) into what is said of a picture of `size` (height, width) in pixels."""
+        """Turn a map (h, w) into what is said of a picture of `size` (height, width) in pixels."""
         confidence = float(similarity.max())
         visible = None if self.threshold is None else confidence > self.threshold
         return Localization(metrics.resize(similarity[None], size)[0].astype(np.float32), confidence, visible)
@@ -100,7 +107,7 @@ class Localizer:
         """Encode pictures, uint8 (H, W, 3) of any sizes, to their visual maps (N, C, h, w)."""
         square = [Image.fromarray(p).resize((self.size, self.size), Image.Resampling.BILINEAR) for p in pictures]
         batch = torch.from_numpy(np.stack([np.asarray(image).transpose(2, 0, 1) for image in square]))
-        return self.model.encode_image(features.images(batch, self.config)).float()
+        return encode_images(self.model, batch, self.config)
 
     @torch.inference_mode()
     def encode_sounds(self, waveforms: list[np.ndarray]) -> Tensor:
@@ -110,8 +117,8 @@ class Localizer:
 
     @torch.inference_mode()
     def maps(self, visual: Tensor, audio: Tensor) -> np.ndarray:
-        """Compare each picture with the sound of the same row: raw maps, float32 (N, h, w)."""
-        return self.model.similarity(visual, audio).numpy()
+        """Compare each picture with the sound of the same row: maps as they are measured, float32 (N, h, w)."""
+        return metrics.smooth(self.model.similarity(visual, audio).numpy(), self.config.evaluation.smoothing)
 
     def export(self, folder: str | Path) -> Path:
         """Write the model as a folder that :func:`load` reads: ``model.safetensors`` and ``model.json``, written last.

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -28,6 +30,23 @@ class Prediction(NamedTuple):
 
 # Indices of the clips whose sounds are played, or what makes other sounds of a batch's own (int16) and its ids.
 OtherAudio = np.ndarray | Callable[[Tensor, list[str]], Tensor]
+
+
+def encode_images(model: SoundLocalizer, image: UInt8[Tensor, "B 3 S S"], config: Config) -> Float[Tensor, "B C h w"]:
+    """Encode images as ``evaluation`` says: the mean of their visual maps at every size, mirrored ones turned back.
+
+    Small images show whole objects to an encoder, large ones give fine maps; the mean has the cells of the largest.
+    """
+    normalized, maps = features.images(image, config), []
+    for size in sorted(config.evaluation.image_sizes, reverse=True) or (image.shape[-1],):
+        scaled = normalized
+        if size != image.shape[-1]:
+            scaled = F.interpolate(normalized, (size, size), mode="bilinear", antialias=True)
+        visual = model.encode_image(scaled).float()
+        if config.evaluation.mirror:
+            visual = (visual + model.encode_image(scaled.flip(3)).float().flip(3)) / 2
+        maps.append(visual if not maps else F.interpolate(visual, maps[0].shape[2:], mode="bilinear"))
+    return torch.stack(maps).mean(dim=0)
 
 
 @torch.no_grad()
@@ -56,7 +75,7 @@ def predict(
     loss = found = start = 0
     for image in images:
         rows = slice(start, start + len(image))
-        visual = model.encode_image(features.images(image.to(device), config)).float()
+        visual = encode_images(model, image.to(device), config)
         for name, vector in vectors.items():
             maps.setdefault(name, []).append(model.similarity(visual, vector[rows]).cpu())
         if model.reasoning is not None:

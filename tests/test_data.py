@@ -194,7 +194,7 @@ def test_squashing_keeps_boxes_true(folder, train, side):
 def test_test_pictures_may_be_larger_than_those_of_training(folder):
     folder.add("clip")
     config = folder.config(image_size=40)
-    larger = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"image_size": 64})})
+    larger = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"image_sizes": (48, 64)})})
     assert AVDataset(larger, "all")[0]["image"].shape == (3, 64, 64)
     assert (
         AVDataset(larger, "all", train=True)[0]["image"].shape == AVDataset(config, "all", train=True)[0]["image"].shape

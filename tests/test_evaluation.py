@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-from sslib import checkpoint, config, datasets, engine
+from sslib import checkpoint, config, datasets, engine, features, metrics
 from sslib.__main__ import app
 from sslib.config import Evaluation
 from sslib.data.layout import Layout
@@ -746,15 +746,15 @@ def test_seeds_of_one_configuration_are_combined(tmp_path):
 
 def test_maps_of_another_size_are_another_configuration(run, settings, tmp_path):
     """Evaluated at 64 and at 96 pixels, one network gives two sets of maps; they must not pass for two seeds."""
-    for number, size in enumerate((None, 96)):
+    for number, sizes in enumerate(([], [96])):
         shutil.copytree(run, tmp_path / str(number))
-        values = {"seed": number, "evaluation": {"image_size": size, "resamples": 10 + number}}
+        values = {"seed": number, "evaluation": {"image_sizes": sizes, "resamples": 10 + number}}
         used = config.resolve(config.merge(settings.model_dump(), values), Path())
         (tmp_path / str(number) / "config.yaml").write_text(config.dump(used))
         evaluation.evaluate(tmp_path / str(number), used)
     assert [group.seeds for group in comparison.group_runs([tmp_path / "0", tmp_path / "1"])] == [[0], [1]]
     found = json.loads((tmp_path / "1/summary.json").read_text())["config"]
-    assert found["evaluation"]["image_size"] == 96 and found["seed"] == 1
+    assert found["evaluation"]["image_sizes"] == [96] and found["seed"] == 1
     found = json.loads((run / "summary.json").read_text())
     del found["format"]
     (tmp_path / "1/summary.json").write_text(json.dumps(found))
@@ -909,3 +909,31 @@ def test_a_comparison_names_the_folder_to_give(tmp_path):
     run = made_run(tmp_path / "a" / "run", values, {"seed": 0})
     done = CliRunner().invoke(app, ["evaluate", "--compare", str(tmp_path / "a"), str(run)])
     assert done.exit_code == 1 and f"give {run}" in done.stderr
+
+
+def test_maps_are_made_and_measured_as_the_configuration_says(run, settings, tmp_path):
+    """Means over sizes and mirrored images lie in ``maps.npz``; what is measured is smoothed, the threshold too."""
+    shutil.copy(run / "checkpoint.pt", tmp_path)
+    how = {"evaluation": {"image_sizes": [48, 64], "mirror": True, "smoothing": 0.2}}
+    used = config.resolve(config.merge(settings.model_dump(), how), Path())
+    evaluation.evaluate(tmp_path, used)
+    stored, model = dict(np.load(tmp_path / "maps.npz")), checkpoint.load_model(tmp_path / "checkpoint.pt")[0]
+    clip = datasets.AVDataset(used, "test")[0]
+    images, want = features.images(clip["image"][None], used), torch.zeros(1, 64, 4, 4)
+    with torch.inference_mode():
+        for size in (48, 64):
+            small = F.interpolate(images, (size, size), mode="bilinear", antialias=True) if size < 64 else images
+            for image, turn in ((small, False), (small.flip(3), True)):
+                visual = model.encode_image(image).flip(3) if turn else model.encode_image(image)
+                want += F.interpolate(visual, (4, 4), mode="bilinear") / 4
+        sound = model.encode_audio(features.spectrograms(clip["waveform"][None], used))
+        similarity = model.similarity(want, sound)[0].numpy()
+    np.testing.assert_allclose(stored["test/similarity"][0], similarity, atol=1e-5)
+    table = comparison.read_clips(tmp_path).query("split == 'test' and map_kind == 'similarity' and condition == 'own'")
+    data = datasets.AVDataset(used, "test", annotated=True)
+    truth = np.stack([metrics.ground_truth_map(data.annotations[i]) for i in data.ids])
+    smooth = metrics.smooth(stored["test/similarity"], 0.2)
+    np.testing.assert_allclose(table["ciou_adaptive"], metrics.ciou(smooth, truth, "adaptive"), atol=1e-9)
+    silent = [np.quantile(metrics.smooth(stored[f"val/{n}"], 0.2).max(axis=(1, 2)), 0.75) for n in NEGATIVES]
+    level = json.loads((tmp_path / "summary.json").read_text())["threshold"]["value"]
+    assert level == pytest.approx(max(silent))

@@ -216,7 +216,7 @@ def test_rooms_stay_small():
     files = sorted((ROOT / "sslib").rglob("*.py"))
     lines = {file.relative_to(ROOT): len(file.read_text().splitlines()) for file in files}
     assert len(files) <= 45
-    assert sum(count for file, count in lines.items() if len(file.parts) == 2) <= 2400
+    assert sum(count for file, count in lines.items() if len(file.parts) == 2) <= 2500
     assert not {file: count for file, count in lines.items() if count > 340}
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):

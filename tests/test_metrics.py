@@ -1,6 +1,7 @@
 """The measures against double loops over their definitions, cases worked by hand and library functions."""
 
 import inspect
+import math
 
 import numpy as np
 import pytest
@@ -449,3 +450,19 @@ def test_bootstrap_interval_lies_inside_the_cluster_means(counts, seed):
     found = intervals.bootstrap(values, names(*counts), 200)
     means = [values[np.array(names(*counts)) == name].mean() for name in set(names(*counts))]
     assert min(means) - 1e-12 <= found.low <= found.high <= max(means) + 1e-12
+
+
+def test_smoothing_is_the_mean_with_a_gaussian():
+    maps = np.random.default_rng(5).standard_normal((2, 5, 7))
+    got, want = metrics.smooth(maps, 0.15), np.zeros_like(maps)
+    for n, row, column in np.ndindex(maps.shape):
+        total = weights = 0.0
+        for y in range(row - 12, row + 13):  # beyond the rim the nearest cell goes on
+            for x in range(column - 12, column + 13):
+                distance = ((y - row) / (0.15 * 5)) ** 2 + ((x - column) / (0.15 * 7)) ** 2
+                total += math.exp(-distance / 2) * maps[n, min(max(y, 0), 4), min(max(x, 0), 6)]
+                weights += math.exp(-distance / 2)
+        want[n, row, column] = (maps[n, row, column] + total / weights) / 2
+    np.testing.assert_allclose(got, want, atol=1e-3)  # scipy cuts the Gaussian at four sigma
+    assert metrics.smooth(maps, 0.0) is maps
+    np.testing.assert_allclose(metrics.smooth(np.full((1, 3, 3), 0.7), 0.3), 0.7)

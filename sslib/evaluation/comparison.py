@@ -23,7 +23,7 @@ from sslib.model import SoundLocalizer
 
 FEWEST_RECORDINGS = 10  # that a verdict may rest on; with fewer it is
 TOO_FEW = "too few recordings for a verdict"
-FORMAT = 2  # of summary.json and clips.csv: other columns and keys make another number
+FORMAT = 3  # of summary.json and clips.csv: other columns and keys make another number
 COMPARED = [measure for protocol in ("localization", "masks", "retrieval") for measure in PROTOCOLS[protocol]]
 HEADLINES = ("success_adaptive", "pointing", "iiou_adaptive")  # chosen before any result; verdicts are on pointing
 PUBLISHED = ("attention", "lvs", "ez_vsl", "slavc", "fnac", "ssl_align")  # objectives of other papers
@@ -221,7 +221,7 @@ def against(
 def group_runs(runs: Sequence[Path]) -> list[Group]:
     """Group two or more runs by configuration, in the order of the first of each; seeds in rising order.
 
-    A configuration is what decides the maps but for the seed: all that decides the weights, and the size of images.
+    A configuration is what decides the maps but for the seed: the weights, and how maps are made of images.
     """
     runs = [*dict.fromkeys(map(Path, runs))]
     if len(runs) < 2:
@@ -233,8 +233,8 @@ def group_runs(runs: Sequence[Path]) -> list[Group]:
             recipe, seed, name = str(run.resolve()), 0, str(run)
         else:
             config = resolve(summary["config"], root_for(run), str(run))
-            pixels = config.evaluation.image_size or config.data.image_size
-            recipe = checkpoint.recipe(config) | {"pixels": pixels, "seed": None}
+            drawn = config.evaluation.model_dump(include={"image_sizes", "mirror", "smoothing"})
+            recipe = checkpoint.recipe(config) | drawn | {"seed": None}
             seed, name = config.seed, f"{config.exp_prefix}/{config.exp_name}"
         sets.setdefault(json.dumps(recipe, sort_keys=True), []).append((seed, name, run))
     found: list[Group] = []

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sslib import checkpoint, datasets
+from sslib import checkpoint, datasets, metrics
 from sslib.config import Config, InputError, portable
 from sslib.data.layout import Layout, write_atomic
 from sslib.evaluation import comparison, measures, protocols, tables
@@ -63,7 +63,7 @@ def evaluate(run: Path, config: Config | None = None, out: Path | None = None) -
     for split in config.data.tests:
         dataset = datasets.AVDataset(config, split, annotated=True)
         arrays = predict_all(model, untrained, dataset, config, device, pairs=True)
-        clips.append(measure(AnnotatedClips.of(dataset), arrays, thresholds))
+        clips.append(measure(AnnotatedClips.of(dataset), as_measured(arrays, config), thresholds))
         del arrays["untrained_pair_scores"]  # (N, N): only the ranks that it gave are kept
         maps |= {f"{split}/{name}": array for name, array in arrays.items()} | {f"{split}/ids": np.array(dataset.ids)}
         present[split] = {"present": dataset.present, "missing": dataset.missing}
@@ -73,6 +73,12 @@ def evaluate(run: Path, config: Config | None = None, out: Path | None = None) -
     training = {"seed": trained.seed, "epochs": len(history), "seconds": seconds, "last": history[-1]}
     about = {"training": training, "lists": present, "threshold": threshold}
     return write(out, pd.concat(clips, ignore_index=True), config, about)
+
+
+def as_measured(arrays: Mapping[str, np.ndarray], config: Config) -> Arrays:
+    """Smooth the raw maps among arrays of ``maps.npz`` as ``evaluation`` says: whosever they are, all alike."""
+    names = [name for name in arrays if name.rpartition("/")[2] in ARRAYS]
+    return dict(arrays) | {name: metrics.smooth(arrays[name], config.evaluation.smoothing) for name in names}
 
 
 def _check_inputs(trained: Config, config: Config, run: Path) -> None:
@@ -147,7 +153,7 @@ def calibrate(
         return {}, *_threshold({}, split, reason)
     arrays = predict_all(model, untrained, dataset, config, device) | {"ids": np.array(dataset.ids)}
     kept = {name: array[used] for name, array in arrays.items()}
-    thresholds, threshold = _threshold(kept, split)
+    thresholds, threshold = _threshold(as_measured(kept, config), split)
     threshold |= {"present": dataset.present, "missing": dataset.missing}
     return {f"{split}/{name}": kept[name] for name in ("ids", *threshold["kinds"])}, thresholds, threshold
 
@@ -224,8 +230,8 @@ def evaluate_maps(maps: Path, config: Config, split: str, out: Path) -> tuple[Pa
     arrays = {name: array[np.ix_(order, order)] if name in PAIRS else array[order] for name, array in arrays.items()}
     unseen = {name: array[~np.isin(known["ids"], listed)] for name, array in known.items()}
     reason = f"no maps of clips of {val!r} with negative sounds ({val}/silence)"
-    thresholds, threshold = _threshold(unseen, val, reason)
-    clips = measure(AnnotatedClips(split, layout, ids, annotations), arrays, thresholds)
+    thresholds, threshold = _threshold(as_measured(unseen, config), val, reason)
+    clips = measure(AnnotatedClips(split, layout, ids, annotations), as_measured(arrays, config), thresholds)
     about = {"maps": str(maps), "lists": {split: coverage._asdict()}, "threshold": threshold}
     out.mkdir(parents=True, exist_ok=True)
     return write(out, clips, config, about), coverage

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from sslib import features
+from sslib import features, metrics
 from sslib.data import media
 from sslib.datasets import AVDataset
 from sslib.evaluation import protocols
@@ -86,7 +86,7 @@ class Explorer:
         return self.models[name].encode_images([self.picture(clip_id)])
 
     def map(self, name: str, clip_id: str, waveform: np.ndarray) -> np.ndarray:
-        """Return a model's raw map (h, w) of a clip's picture with a sound, int16 (samples,)."""
+        """Return a model's map (h, w) of a clip's picture with a sound, int16 (samples,)."""
         model = self.models[name]
         heard = model.encode_sounds([model.loudest(model.read_sound(waveform, self.rate))])
         return model.maps(self.visual(name, clip_id), heard)[0]
@@ -106,7 +106,7 @@ class Explorer:
         if model.reasoning is None:
             return None
         nodes, _ = model.visual_reasoning(self.visual(name, clip_id))
-        return model.visual_only(nodes)[0].numpy()
+        return metrics.smooth(model.visual_only(nodes).numpy(), self.models[name].config.evaluation.smoothing)[0]
 
     def panels(self, clip_id: str, waveform: np.ndarray, node: int | None = None, low: float | None = None,
                opacity: float = 0.75) -> dict[str, np.ndarray]:  # fmt: skip

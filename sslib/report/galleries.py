@@ -18,6 +18,7 @@ from PIL import Image
 from sslib.config import Config
 from sslib.data import media
 from sslib.datasets import AVDataset
+from sslib.evaluation.run import as_measured
 from sslib.report.figures import HEAT, TRUTH, localization, overlay
 from sslib.report.text import HTML_TEMPLATES
 
@@ -101,14 +102,14 @@ def outlines(boxes: np.ndarray, mask: np.ndarray | None) -> dict[str, str]:
 
 
 class Gallery:
-    """Show clips of an annotated test list with their maps (``LIST/KIND`` of ``maps.npz`` -> raw maps (N, h, w))."""
+    """Show clips of an annotated test list with their maps (``LIST/KIND`` as in ``maps.npz`` -> maps (N, h, w))."""
 
     def __init__(self, data: AVDataset, maps: Mapping[str, np.ndarray]):
         self.data, self.maps, self.rate = data, maps, data.config.data.sample_rate
         self.rows = {clip_id: row for row, clip_id in enumerate(data.ids)}
 
     def maps_of(self, ids: Sequence[str], kinds: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """Return raw maps of some clips, of those `kinds` (name in the file -> what a figure calls it) that exist."""
+        """Return maps of some clips, of those `kinds` (name in the file -> what a figure calls it) that exist."""
         rows = [self.rows[clip_id] for clip_id in ids]
         names = {kind: f"{self.data.split}/{kind}" for kind in kinds}
         return {kinds[kind]: self.maps[name][rows] for kind, name in names.items() if name in self.maps}
@@ -157,12 +158,11 @@ def save_thumbnail(run: Path, config: Config, columns: int = 4) -> Figure:
     They are not chosen by result. `run` holds ``maps.npz``; `config` says where the test data lie.
     """
     data = AVDataset(config, config.data.tests[0], annotated=True)
-    with np.load(run / "maps.npz") as maps:
-        chosen, gallery = data.ids[:columns], Gallery(data, maps)
-        clips = [data[row] for row in range(len(chosen))]
-        images, boxes = ([clip[key].numpy() for clip in clips] for key in ("image", "boxes"))
-        titles = [f"♪ {gallery.class_of(clip_id)}" for clip_id in chosen]
-        maps = gallery.maps_of(chosen, {"similarity": "map"})
-        figure = localization(images, maps, boxes, [clip["mask"] for clip in clips], titles)
+    chosen, gallery = data.ids[:columns], Gallery(data, as_measured(np.load(run / "maps.npz"), config))
+    clips = [data[row] for row in range(len(chosen))]
+    images, boxes = ([clip[key].numpy() for clip in clips] for key in ("image", "boxes"))
+    titles = [f"♪ {gallery.class_of(clip_id)}" for clip_id in chosen]
+    maps = gallery.maps_of(chosen, {"similarity": "map"})
+    figure = localization(images, maps, boxes, [clip["mask"] for clip in clips], titles)
     figure.savefig(run / "thumbnail.png", dpi=100)
     return figure

@@ -42,7 +42,7 @@ from sslib.report import pages, text
 from sslib.stamps import library as stamps
 
 PREPARATION = "01_data_preparation"
-PREPARED = {"data": True, "front_end": True, "training": {"batch_size"}, "evaluation": {"image_size"}}  # what it uses
+PREPARED = {"data": True, "front_end": True, "training": {"batch_size"}, "evaluation": {"image_sizes"}}  # what it uses
 
 
 class NotebookError(SslibError):
