@@ -2,12 +2,18 @@
 
     .venv/bin/python benchmarks/demo.py            runs `make demo` in a fresh clone
     .venv/bin/python benchmarks/demo.py --here     only prints the results of the demo that was run here
+    .venv/bin/python benchmarks/demo.py --sweep [FOLDER] [--write]
+                                                   prints what the variants of an experiment come to (default:
+                                                   reports/demo/baselines), over all its seeds, as Markdown: the answer
+                                                   and the table of README.md; --write puts them, every other measure
+                                                   and the figure into reports/README.md and reports/methods.png
 
-The last lines are what README.md prints.
+`make demo` is one training, and its last lines say so. The last lines are what README.md prints.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,9 +23,14 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
+from sslib.config import load
+from sslib.evaluation import comparison
 from sslib.evaluation.comparison import read_summary
+from sslib.evaluation.tables import PROTOCOLS
+from sslib.report import text
 
-EXPERIMENT = "demo/stamps"
+EXPERIMENT, SWEEP = "demo/stamps", "demo/baselines"
+BEGIN, END = "<!-- benchmarks/demo.py --sweep --write -->\n", "<!-- end of it -->\n"  # in reports/README.md
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
@@ -57,13 +68,52 @@ def results(folder: Path) -> str:
     for row in differences.itertuples():
         place = f"{row.split}, {row.subset}: pointing, model minus {row.control}"
         lines.append(f"{place}: {100 * row.value:+.1f} points [{100 * row.low:+.1f}, {100 * row.high:+.1f}]")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"this is one training: seed {summary['training']['seed']}"])
+
+
+def sweep(folder: Path) -> tuple[str, str]:
+    """The answer and headline table of the variants in `folder`, and every measure and difference, as Markdown."""
+    table, groups = pd.read_csv(folder / "comparison.csv"), []
+    for name in table["run"].unique():
+        runs = folder.glob(f"variants/{name}-seed*/run")
+        seeds, runs = zip(*sorted((load(run / "config.yaml").seed, run) for run in runs), strict=True)
+        groups.append(comparison.Group(name, [*runs], [*seeds]))
+    configs = {group.name: load(group.runs[0] / "config.yaml") for group in groups}
+    found = comparison.against(groups, configs, table, configs[groups[0].name].evaluation)
+    leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
+    legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
+    parts = []
+    for protocol in ("localization", "masks", "interaction"):
+        rows = plain[plain["protocol"] == protocol]
+        title = f"### {protocol.capitalize()}\n\n{text.methods_table(rows, [*PROTOCOLS[protocol]])}"
+        gains = text.methods_table(comparison.gains(rows), [*PROTOCOLS[protocol]], sign=True)
+        parts.append(f"{title}\n\n#### Points over {groups[0].name}\n\n{gains}")
+    return f"{text.compared(found, table)}\n\n{legend}\n\n{text.methods_table(leading)}", "\n\n".join(parts)
+
+
+def write(folder: Path, root: Path) -> None:
+    """Put the whole comparison and its figure into reports/."""
+    head, all_of_it = sweep(folder)
+    caption = "The same clips under every method, of the first seed: the first of evenly spaced classes"
+    figure = f"![{caption}](methods.png)\n\n*{caption}. Outlined: what sounds.*"
+    readme = root / "reports" / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{BEGIN}\n{head}\n\n{figure}\n\n{all_of_it}\n\n{END}{after}", encoding="utf-8")
+    shutil.copy(folder / "methods.png", root / "reports" / "methods.png")
 
 
 def main() -> None:
     root = Path(__file__).resolve().parents[1]
     if "--here" in sys.argv:
         print(results(root))
+        return
+    if "--sweep" in sys.argv:
+        named = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
+        folder = Path(named[0]) if named else root / "reports" / SWEEP
+        print(sweep(folder)[0])
+        if "--write" in sys.argv:
+            write(folder, root)
         return
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "sslib"

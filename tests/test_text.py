@@ -166,6 +166,7 @@ def test_the_answer_is_three_sentences(pointing):
     )
     second = "Its own sound instead of another one adds **+10.0 [+5.0, +15.0] points**: the map follows the sound."
     third = "On *other* (1,000 clips, 9 recordings) it is 50.0 [45.0, 55.0] %, better than its best control."
+    third += " All this is one training, seed 3."
     assert text.answer(pointing).splitlines() == [first, second, third]
     pointing["tables"].pop()
     pointing["differences"][0] |= {"low": -0.01}
@@ -194,7 +195,7 @@ def test_experiments_are_cards(tmp_path, pointing):
         "50.0 % [45.0, 55.0] pointing accuracy on test, 2 objects; best control 30.0 %, centre square; its own sound "
         "adds +10.0 [+5.0, +15.0] points"
     )
-    assert "data: stamps · 1 epoch · trained in 1.5 min · generated clips" in card.text
+    assert "data: stamps · 1 epoch · trained in 1.5 min · one training, seed 3 · generated clips" in card.text
     assert [(link.text, link["href"]) for link in card.find_all("a")] == [
         ("a/<b>", "a/<b>/01_data.html"),
         ("01 data", "a/<b>/01_data.html"),
@@ -209,6 +210,96 @@ def test_experiments_are_cards(tmp_path, pointing):
     rules = soup.find("style").text
     for one in soup.find_all("input"):
         assert one.get("checked") is not None or f"#{one['id']}:checked" in rules
+
+
+@pytest.fixture
+def sweep():
+    """A comparison of two methods over three seeds, on a small and a large part of a list."""
+    rows = []
+    for subset, clips in (("1 object", 20), ("2 objects", 600)):
+        for measure, protocol in (("success_adaptive", "localization"), ("pointing", "masks"),
+                                  ("iiou_adaptive", "interaction"), ("miou", "masks")):  # fmt: skip
+            for name, value in (("base", 0.5), ("context", 0.6)):
+                one = row(name, measure, value, protocol, clusters=88) | {"split": "test", "subset": subset}
+                one |= {"run": name, "clips": clips // 2 if protocol == "interaction" else clips, "seeds": 3}
+                gain = (0.1, 0.05, 0.15, 3, "better") if name == "context" else (None,) * 5
+                keys = ("gain", "gain_low", "gain_high", "gain_seeds", "outcome")
+                one |= {"least": value - 0.01, "most": value + 0.02} | dict(zip(keys, gain, strict=True))
+                rows.append(one | {"seconds": 600 * value, "parameters": int(1000 * value)})
+    return pd.DataFrame(rows)
+
+
+def test_a_sweep_as_a_table(sweep):
+    table = text.methods_table(comparison.leading(sweep))
+    assert table.splitlines()[0] == "**test, 2 objects**, 600 clips, 88 recordings, seeds: 3"
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    measures = ["success rate at 0.5, adaptive threshold", "pointing accuracy", "IIoU, adaptive threshold"]
+    assert found[0] == ["", *measures, "training, min", "parameters"]
+    assert found[2:] == [["base", *["50.0 [45.0, 55.0] (49.0–52.0)"] * 3, "5.0", "500"],
+                         ["context", *["60.0 [55.0, 65.0] (59.0–62.0)"] * 3, "6.0", "600"]]  # fmt: skip
+    one = text.methods_table(sweep.assign(seeds=1), ["miou"])
+    assert "**test, 1 object**, 20 clips" in one and re.search(r"50\.0 \[45\.0, 55\.0\] +\|", one)
+    gains = text.methods_table(comparison.gains(sweep), ["pointing"], sign=True)
+    assert "| context | +10.0 [+5.0, +15.0] |" in gains and "base" not in gains
+
+
+def answer_of(sweep, **changes):
+    gains = comparison.leading(comparison.gains(sweep)).assign(**changes).to_dict("records")
+    found = {"base": "base", "context": "context", "best": None, "own": None, "published": []}
+    found |= {"context_over_base": gains, "context_over_best": [], "own_over_best": [], "own_over_context": []}
+    return found, text.compared(found, sweep)
+
+
+def test_the_answer_of_a_sweep(sweep):
+    found, said = answer_of(sweep)
+    first, second, third = said.split("\n\n")
+    assert first == (
+        "**Visual context helps** (by pointing, the measure chosen beforehand): context minus base is, in points, on "
+        "*test, 2 objects* (88 recordings) success rate at 0.5, adaptive threshold +10.0 [+5.0, +15.0] (better), "
+        "pointing accuracy +10.0 [+5.0, +15.0] (better), IIoU, adaptive threshold +10.0 [+5.0, +15.0] (better). "
+        "Seeds: 3."
+    )
+    assert second == (
+        "It costs 1.20 times the training (6.0 instead of 5.0 minutes, as measured here) and 20.0 % more parameters "
+        "(600 instead of 500)."
+    )
+    assert third == (
+        "Compared with base, and with no other paper's objective: `notebooks/configs/baselines.yaml` trains these."
+    )
+    both = found | {"best": "base", "published": ["base"], "own": "context", "context_over_best": []}
+    said = text.compared(both | {"own_over_best": found["context_over_base"]}, sweep).split("\n\n")[2]
+    assert "(base), of which base is the best with 50.0 [45.0, 55.0] % pointing: our own context minus base is" in said
+    assert said.count("+10.0 [+5.0, +15.0] (better)") == 1
+    lacking = text.compared(found | {"context_over_base": [], "base": None}, sweep)
+    assert lacking.startswith("What visual context adds is not known here") and "5.0 to 6.0 minutes" in lacking
+
+
+@pytest.mark.parametrize(
+    ("changes", "begin"),
+    [({"outcome": "worse"}, "**Visual context does harm**"),
+     ({"outcome": "inconclusive"}, "**It is not shown that visual context helps**"),
+     ({"seeds": 1}, "Whether **visual context** helps, a single seed cannot tell"),
+     ({"clusters": 9}, "Too few recordings to say whether visual context helps")],
+)  # fmt: skip
+def test_the_answer_of_a_sweep_says_no_more_than_it_may(sweep, changes, begin):
+    said = answer_of(sweep, **changes)[1]
+    assert said.startswith(begin)
+    assert ("This rests on one seed" in said) == ("seeds" in changes)
+    assert ("(better)" in said) == ("outcome" not in changes and changes != {"seeds": 1} and "clusters" not in changes)
+
+
+def test_a_sweep_is_a_card_with_every_variant(tmp_path, sweep):
+    folder = tmp_path / "a" / "sweep"
+    (folder / "variants/base-seed0/run").mkdir(parents=True)
+    (folder / "03_ablations.ipynb").touch()
+    sweep.to_csv(folder / "comparison.csv", index=False)
+    (folder / "variants/base-seed0/run/summary.json").write_text(json.dumps({"data": {"name": "s", "generated": True}}))
+    (card,) = BeautifulSoup(pages.experiments(tmp_path).data, "html.parser").find_all("section")
+    assert "unfinished" not in card.text and "generated clips" in card.text
+    assert [[cell.text for cell in line.find_all(["th", "td"])] for line in card.find_all("tr")] == [
+        ["context", "60.0 [55.0, 65.0]", "seeds 59.0–62.0"], ["base", "50.0 [45.0, 55.0]", "seeds 49.0–52.0"],
+    ]  # fmt: skip
+    assert "2 variants, pointing accuracy on test, 2 objects, % [interval] over recordings and 3 seeds" in card.text
 
 
 def test_experiments_of_another_version_say_so(tmp_path):

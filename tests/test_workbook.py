@@ -458,6 +458,41 @@ def test_variants_two_at_a_time(tmp_path, monkeypatch):
     assert "OMP_NUM_THREADS" not in os.environ and not (tmp_path / "reports" / "index.html").exists()
 
 
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path, capsys):
+    """What is finished, training and evaluation, is not executed again; the others are."""
+    text = "# Training\n---\nfrom pathlib import Path\nimport os\nlog = Path(os.environ['LOG'])\n"
+    text += "log.write_text(log.read_text() + overrides['exp_name'][-1])\nassert overrides['seed'] != int(log.stem)"
+    config = make_clone(tmp_path, _02_training=notebook(text, PARAMETERS + "retrain = False"))
+    changes = {seed: {"exp_name": f"tiny/variants/some-seed{seed}", "seed": seed} for seed in range(3)}
+    with pytest.MonkeyPatch.context() as patch:
+        for broken, done in (("1", "01"), ("7", "12")):  # breaks at seed 1, and at none
+            log = tmp_path / broken
+            log.write_text("")
+            patch.setenv("LOG", str(log))
+            if broken == "1":
+                with pytest.raises(workbook.NotebookError):
+                    workbook.run_variants(config, ("02",), changes)
+            else:
+                workbook.run_variants(config, ("02",), changes)
+            assert log.read_text() == done
+    assert capsys.readouterr().out.count("3 of 3 trainings left, how long they take is not known") == 2
+
+
+def test_a_sweep_on_a_dask_cluster(tmp_path, capsys):
+    distributed = pytest.importorskip("distributed")
+    cell = "# Training\n---\nimport os\nos.getppid(), overrides['seed']"
+    config = make_clone(tmp_path, _02_training=notebook(cell, PARAMETERS + "retrain = False"))
+    changes = {seed: {"exp_name": f"tiny/variants/some-seed{seed}", "seed": seed} for seed in range(3)}
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
+    with distributed.LocalCluster(**options, host="127.0.0.1") as cluster:
+        address = cluster.scheduler_address
+        folders = workbook.run_variants(config, ("02",), changes, scheduler=address)
+    found = [results(folders[seed] / "02_training.ipynb").strip("()").split(", ") for seed in range(3)]
+    assert [int(seed) for _, seed in found] == [0, 1, 2]
+    assert str(os.getpid()) not in {parent for parent, _ in found}  # kernels of the workers, not ours
+    assert f"on one worker of {address}" in capsys.readouterr().out
+
+
 def test_command_line_errors_are_one_message(tmp_path):
     config = make_clone(tmp_path, _01_data_preparation=notebook("# Fine"))
     for arguments, message in (

@@ -260,28 +260,33 @@ def best_and_worst(results: pd.DataFrame) -> str:
     return "\n".join(say("best_and_worst", name, rows.iloc[0], rows.iloc[-1]) for name, rows in ordered.items())
 
 
-def methods_table(results: pd.DataFrame, measures: Sequence[str] = comparison.HEADLINES) -> str:
-    """Return a comparison as Markdown, a table for each part of the lists: percent [interval] (lowest–highest seed)."""
+def methods_table(results: pd.DataFrame, measures: Sequence[str] = comparison.HEADLINES, sign: bool = False) -> str:
+    """Return a comparison as Markdown, a table for each part of the lists: percent [interval] (lowest–highest seed).
+
+    With `sign` they are gains, without the seeds' own.
+    """
     parts = []
     for place, rows in results[results["measure"].isin(measures)].groupby(["split", "subset"], sort=False):
-        spread = [
-            f" ({100 * row.least:.1f}\u2060–\u2060{100 * row.most:.1f})" * (row.seeds > 1) for row in rows.itertuples()
-        ]
-        cells = rows.assign(text=rows.apply(format_interval, axis=1, percent=True) + spread)
-        wide = cells.pivot(index="run", columns="measure", values="text").fillna("–").loc[rows["run"].unique()]
-        wide = wide[[name for name in measures if name in wide]].rename(columns=lambda name: MEASURES[name].label)
-        if "seconds" in rows:
+        cells = rows.apply(format_interval, axis=1, percent=True, sign=sign)
+        if not sign:
+            cells += [f" ({100 * r.least:.1f}–{100 * r.most:.1f})" * (r.seeds > 1) for r in rows.itertuples()]
+        wide = rows.assign(text=cells).pivot(index="run", columns="measure", values="text").fillna("–")
+        wide = wide.loc[rows["run"].unique(), [name for name in measures if name in wide]]
+        wide = wide.rename(columns=lambda name: MEASURES[name].label)
+        if "seconds" in rows and not sign:
             first = rows.drop_duplicates("run").set_index("run")
             wide["training, min"] = (first["seconds"] / 60).map("{:.1f}".format)
             wide["parameters"] = first["parameters"].map("{:,.0f}".format)
         seeds = " or ".join(map(str, sorted(set(rows["seeds"]))))
-        size = f"{rows['clips'].max():,} clips of {rows['clusters'].max()} recordings, seeds: {seeds}"
-        parts.append(f"**{subset_title(*place)}**, {size}\n\n{markdown_table(wide)}")
+        clips = rows.loc[rows["protocol"] != "interaction", "clips"].max()
+        size = f"{clips:,.0f} clips" if clips > 0 else f"{rows['clips'].max():,} scenes"
+        title = f"**{subset_title(*place)}**, {size}, {rows['clusters'].max()} recordings, seeds: {seeds}"
+        parts.append(f"{title}\n\n{markdown_table(wide)}")
     return "\n\n".join(parts)
 
 
 def sweep_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a ``comparison.csv`` for pointing on the first list, the best first; nothing without a file."""
+    """Return the rows of a ``comparison.csv`` for pointing on the first list, the best first; none without a file."""
     if not file.exists():
         return []
     points = comparison.leading(pd.read_csv(file)).query("measure == 'pointing'").drop_duplicates("run")
