@@ -73,8 +73,8 @@ show(f"This experiment uses {source}.", text.generated_note(library and library.
 # ### Stamps
 #
 # Photographs cut out along their outline, recordings of what they sound like, and photographs of places. They come
-# from four Debian packages; `sslib/stamps/stamps_manifest.csv` pins every file by its digest. *Known* pictures and recordings
-# may be used in training; *new* ones are a second picture and a second recording of a class, kept for one test.
+# from Debian packages; `sslib/stamps/stamps_manifest.csv` pins every file by its digest. *Known* pictures and recordings
+# may be used in training; *new* ones are kept for the tests, *val* recordings for `val_new`, where choices are made.
 
 # %%
 if library:
@@ -179,7 +179,8 @@ if sounds:
 # - **Sound.** The recording of one object from a random moment on, repeated when short, at a random level, with noise.
 #   In training one object sounds, drawn by lot; in the tests a picture appears once with each of its objects' sounds.
 # - **Splits.** `train` and `val` use known instances. `test` has known instances in places never seen, two to a scene,
-#   and a part with one. `test_new_instances` has pictures and recordings that occur nowhere else.
+#   and a part with one. `test_new_instances` has pictures and recordings that no training has, `test_new_recordings`
+#   known pictures with such recordings; `val_new`, for choices, is made like the latter with recordings of its own.
 #
 # A fixed seed gives the same bytes. The folder gets its name when it is complete; a finished one is kept.
 
@@ -466,9 +467,20 @@ if len(ranks):
 SHARED = ("clip_id", "file", "video", "scene", "background")
 kinds["file"] = "files"
 pairs = [(split, kind, data.train) for split in (data.val, *data.tests) for kind in SHARED]
-if (new := "test_new_instances") in data.tests:
-    others = [split for split in names if split != new]
-    pairs += [(new, kind, split) for split in others for kind in ("picture", "recording")]
+OWN = {
+    "test_new_instances": ("picture", "recording"),
+    "test_new_recordings": ("recording",),
+    "val_new": ("recording",),
+}
+others = [split for split in names if not split.startswith("test_new")]
+pairs += [
+    (new, kind, split)
+    for new in OWN
+    if new in names
+    for kind in OWN[new]
+    for split in others
+    if split != new
+]
 checks, values = {}, clips.set_index("split")
 for split, kind, other in pairs:
     mine, theirs = (set(values.loc[[name], kind].dropna()) for name in (split, other))

@@ -42,8 +42,10 @@ class Stamps(Section):
     media: Path | None = Field(None, description="a folder of .deb files or of extracted media, given by hand")
     train: PositiveInt = 8000
     val: PositiveInt = 200
+    val_new: PositiveInt = Field(300, description="known pictures, recordings of its own: for choices")
     test: PositiveInt = 300
-    test_new_instances: PositiveInt = 300
+    test_new_instances: PositiveInt = Field(300, description="pictures and recordings that occur nowhere else")
+    test_new_recordings: PositiveInt = Field(300, description="known pictures, recordings that no training has")
     one_object_share: float = Field(0.7, ge=0.0, le=1.0, description="share of training scenes with one object only")
     height: PositiveInt = Field(256, description="pixels; a scene is 4:3, stored at this height")
     seed: int = 0

@@ -16,6 +16,14 @@ from sslib.stamps import generated, scenes
 from sslib.stamps import library as stamps
 
 RATE = 8000
+INSTANCES = {  # of pictures and of recordings
+    "train": ("known", "known"),
+    "val": ("known", "known"),
+    "test": ("known", "known"),
+    "test_new_instances": ("new", "new"),
+    "test_new_recordings": ("known", "new"),
+    "val_new": ("known", "val"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,8 @@ def library() -> stamps.Library:
 
 
 def counts(**changes) -> Stamps:
-    return Stamps(**{"train": 40, "val": 9, "test": 10, "test_new_instances": 6, "height": 60} | changes)
+    new = {"val_new": 5, "test_new_instances": 6, "test_new_recordings": 7}
+    return Stamps(**{"train": 40, "val": 9, "test": 10, "height": 60} | new | changes)
 
 
 def composed(library: stamps.Library, split: str, config: Stamps):
@@ -46,7 +55,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def data(configure, root: Path, **changes):
-    sizes = {"train": 5, "val": 2, "test": 2, "test_new_instances": 2, "height": 40}
+    sizes = {"train": 5, "val": 2, "test": 2, "height": 40}
+    sizes |= {"val_new": 2, "test_new_instances": 2, "test_new_recordings": 2}
     return configure(data={"root": str(root), "stamps": sizes | changes}).data
 
 
@@ -65,7 +75,8 @@ def test_folder_is_what_the_layout_says(configure):
     folder = Layout(config.data.root)
     info = folder.info()
     assert info["generated"] and info["kind"] == "stamps" and "generated" in info["name"]
-    sizes = {"train": 24, "val": 2 * 8 + 4, "test": 2 * 6 + 3, "test_new_instances": 2 * 4}
+    sizes = {"train": 24, "val": 2 * 8 + 4, "test": 2 * 6 + 3}
+    sizes |= {"val_new": 2 * 4, "test_new_instances": 2 * 4, "test_new_recordings": 2 * 4}
     for split, size in sizes.items():
         ids, annotations = folder.ids(split), folder.annotations(split)
         assert len(ids) == size and list(annotations) == ids
@@ -173,7 +184,7 @@ def test_every_object_is_mostly_visible(library, monkeypatch):
 def test_places_of_train_val_and_test_are_disjoint(backgrounds):
     library = generated.generate_library(RATE, classes=2, backgrounds=backgrounds)
     used = {split: scenes.background_names(library, split) for split in scenes.SPLITS}
-    assert used["test"] == used["test_new_instances"]
+    assert used["test"] == used["test_new_instances"] == used["test_new_recordings"] and used["val"] == used["val_new"]
     assert all(used.values())
     assert not used["train"] & used["val"] and not used["train"] & used["test"] and not used["val"] & used["test"]
     assert used["train"] | used["val"] | used["test"] == {place.name for place in library.backgrounds}
@@ -183,19 +194,20 @@ def test_splits_use_what_they_may(configure):
     folder = Layout(configure().data.root)
     rows = {split: list(folder.annotations(split).values()) for split in scenes.SPLITS}
     places = {split: {row["background"] for row in rows[split]} for split in rows}
-    assert not places["train"] & (places["val"] | places["test"] | places["test_new_instances"])
-    assert not places["val"] & (places["test"] | places["test_new_instances"])
-    for split in scenes.SPLITS:
-        ending = "_new" if split == "test_new_instances" else "_known"
-        assert all(row["picture"].endswith(ending) and row["recording"].endswith(ending) for row in rows[split])
+    places["test"] |= places["test_new_instances"] | places["test_new_recordings"]
+    places["val"] |= places["val_new"]
+    assert not places["train"] & (places["val"] | places["test"]) and not places["val"] & places["test"]
+    for split, (picture, recording) in INSTANCES.items():
+        assert all(row["picture"].endswith(f"_{picture}") for row in rows[split])
+        assert all(row["recording"].endswith(f"_{recording}") for row in rows[split])
 
 
 def test_objects_that_are_silent_are_of_the_right_instance_too(library):
     for split in scenes.SPLITS:
-        wanted = "new" if split == "test_new_instances" else "known"
+        picture, recording = INSTANCES[split]
         for _, scene, clips in composed(library, split, counts(train=20)):
-            assert {placed.cutout.instance for placed in scene.objects} == {wanted}
-            assert {clip.recording.instance for clip in clips} == {wanted}
+            assert {placed.cutout.instance for placed in scene.objects} == {picture}
+            assert {clip.recording.instance for clip in clips} == {recording}
 
 
 def test_class_without_a_second_recording_is_not_in_new_instances(library):
@@ -210,6 +222,7 @@ def test_sizes_of_splits(library):
     sizes = {split: [len(plan.classes) for plan in plans[split]] for split in scenes.SPLITS}
     assert sizes["test"] == [2] * 10 + [1] * 5 and sizes["test_new_instances"] == [2] * 6
     assert sizes["val"] == [2] * 9 + [1] * 4
+    assert sizes["val_new"] == [2] * 5 and sizes["test_new_recordings"] == [2] * 7
     ones = sizes["train"].count(1)
     assert len(sizes["train"]) == 300 and abs(ones - 210) < 3.5 * np.sqrt(300 * 0.7 * 0.3)
     assert abs(sizes["train"].count(2) - (300 - ones) / 2) < 3.5 * np.sqrt(90) / 2
@@ -229,14 +242,14 @@ def test_each_object_of_a_test_scene_sounds_in_turn(library):
 
 def spread_of_classes(split: str, classes: int) -> int:
     library = generated.generate_library(RATE, classes=classes, backgrounds=8)
-    config = counts(train=101, val=33, test=33, test_new_instances=33)
+    config = counts(train=101, val=33, val_new=33, test=33, test_new_instances=33, test_new_recordings=33)
     names = [name for plan in scenes.plan_scenes(library, split, config) for name in plan.classes]
     often = [names.count(name) for name in {picture.class_name for picture in library.cutouts}]
     return max(often) - min(often)
 
 
 @pytest.mark.parametrize("classes", [4, 6, 12])
-@pytest.mark.parametrize("split", ["val", "test", "test_new_instances"])
+@pytest.mark.parametrize("split", scenes.SPLITS[1:])
 def test_each_class_is_as_often_as_every_other(split, classes):
     assert spread_of_classes(split, classes) <= 1
 

@@ -5,7 +5,7 @@ import hashlib
 import io
 import shutil
 import tarfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -209,14 +209,17 @@ def test_manifest_keeps_its_rules():
     assert head == ["kind", "class", "instance", "demo", "package", "path", "sha256", "note"]
     considered, usable = [stamps.Entry(*row) for row in rows], stamps.read_manifest("all")
     assert len({(e.package, e.path) for e in considered}) == len(considered)
-    assert {e.package for e in considered} <= {"tuxpaint-stamps-default", "tuxpaint-data", "qabcs-data", "scratch"}
+    credits = (Path(__file__).parents[1] / "data/README.md").read_text(encoding="utf-8")
+    assert all(f"| `{package}` |" in credits for package in {e.package for e in usable})
     assert {e.kind for e in considered} == {"picture", "sound", "background"}
-    assert {e.instance for e in considered} == {"known", "new", "rejected"}
+    assert {e.instance for e in considered} == {"known", "new", "val", "rejected"}
     assert all(len(e.sha256) == 64 and e.note and not e.path.startswith(("/", ".")) for e in considered)
     assert {e.demo for e in considered} == {"0", "1"}
     assert not any(e.demo == "1" for e in considered if e.instance == "rejected")
     assert not any("_desc" in e.path for e in usable), "spoken words"
-    assert len({e.sha256 for e in usable}) == len(usable), "a file twice: a new instance could be a known one"
+    notes = {(e.sha256, e.path.partition("#")[2]) for e in usable}
+    assert len(notes) == len(usable), "a file twice: a new instance could be a known one"
+    assert len({e.file for e in usable}) == len({e.sha256 for e in usable})
     for kind in ("picture", "sound", "background"):
         names = [e.name for e in usable if e.kind == kind]
         assert len(set(names)) == len(names)
@@ -232,9 +235,12 @@ def test_manifest_has_what_scenes_need(subset):
     backgrounds = have.pop("")
     assert backgrounds == {("known", "background")} and sum(e.kind == "background" for e in entries) >= 50
     assert all({("known", "picture"), ("known", "sound")} <= kinds for kinds in have.values())
-    news = [kinds for kinds in have.values() if any(instance == "new" for instance, _ in kinds)]
-    assert all({("new", "picture"), ("new", "sound")} <= kinds for kinds in news)
-    assert len(news) >= 20
+    assert all(("new", "sound") in kinds for kinds in have.values() if ("new", "picture") in kinds)
+    assert sum(("new", "picture") in kinds for kinds in have.values()) >= 30
+    heard = Counter((e.class_name, e.instance) for e in entries if e.kind == "sound")
+    new, chosen = ({name for name, kind in heard if kind == instance} for instance in ("new", "val"))
+    assert len(new) >= 40 and sum(heard[name, "new"] for name in new) >= 60
+    assert len(chosen) >= 20 and all(heard[name, "known"] >= 2 for name in chosen)
     known = sum(e.kind == "picture" and e.instance == "known" for e in entries)
     assert (len(have) >= 60) if subset == "demo" else (known >= 120)
 
@@ -247,8 +253,9 @@ def test_generated_library_repeats_and_differs_by_class():
         for a, b in zip(getattr(first, field), getattr(second, field), strict=True):
             assert a.name == b.name
             np.testing.assert_array_equal(a[-1], b[-1])
-    assert len(first.cutouts) == len(first.recordings) == 12 and len(first.backgrounds) == 3
+    assert len(first.cutouts) == 12 and len(first.recordings) == 18 and len(first.backgrounds) == 3
     assert [p.instance for p in first.cutouts[:2]] == ["known", "new"]
+    assert [s.instance for s in first.recordings[:3]] == ["known", "new", "val"]
     for picture in first.cutouts:
         alpha = picture.rgba[..., 3]
         assert picture.rgba.dtype == np.uint8 and 0.3 < (alpha > 127).mean() < 0.95
@@ -259,9 +266,9 @@ def test_generated_library_repeats_and_differs_by_class():
         [np.log(np.abs(np.fft.rfft(s.waveform)) + 1).reshape(-1, 1)[:8000].ravel() for s in first.recordings]
     )
     spectra = np.array([np.convolve(s, np.ones(50) / 50, "valid") for s in spectra])
-    distance = np.linalg.norm(spectra[:, None] - spectra[None], axis=2) + 1e9 * np.eye(12)
+    distance = np.linalg.norm(spectra[:, None] - spectra[None], axis=2) + 1e9 * np.eye(18)
     nearest = [first.recordings[i].class_name for i in distance.argmin(axis=1)]
-    assert nearest == [s.class_name for s in first.recordings], "the two recordings of a class are the most alike"
+    assert nearest == [s.class_name for s in first.recordings], "the recordings of a class are the most alike"
 
 
 @pytest.mark.media

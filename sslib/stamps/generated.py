@@ -12,7 +12,10 @@ from sslib.stamps.library import Background, Cutout, Library, Recording
 
 
 def generate_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 8, seed: int = 0) -> Library:
-    """Make a shape and a sound for each class, known and new, and places of smooth noise; `seed` decides every byte."""
+    """Make shapes and sounds for each class, and places of smooth noise; `seed` decides every byte.
+
+    Of a class there are a known and a new shape, and a known and a new sound and one for ``val_new``.
+    """
     rng = np.random.default_rng([seed, classes, backgrounds])
     cutouts, recordings = [], []
     for index in range(classes):
@@ -20,8 +23,10 @@ def generate_library(sample_rate: int, *, classes: int = 12, backgrounds: int = 
             label = f"generated:{index:03d}_{instance}", f"shape_{index:03d}", instance
             cutouts.append(Cutout(*label, _draw_shape(index, classes, rng)))
             recordings.append(Recording(*label, _synthesize(index, classes, sample_rate, rng)))
+        label = f"generated:{index:03d}_val", f"shape_{index:03d}", "val"
+        recordings.append(Recording(*label, _synthesize(index, classes, sample_rate, rng)))
     places = tuple(Background(f"generated:place_{index:03d}", _draw_background(rng)) for index in range(backgrounds))
-    made_of = digest(["generated", 1, sample_rate, classes, backgrounds, seed])
+    made_of = digest(["generated", 2, sample_rate, classes, backgrounds, seed])
     return Library(tuple(cutouts), tuple(recordings), places, generated=True, digest=made_of)
 
 

@@ -1,6 +1,6 @@
 """The media of the Stamps: cut-out photographs, recordings of what they sound like, photographs of places.
 
-They belong to four Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file by
+They belong to Debian packages and are never part of this repository. ``stamps_manifest.csv`` pins each file by
 sha256, with its class and a verdict. Where there are none, ``generated`` makes stand-ins.
 """
 
@@ -27,6 +27,7 @@ from PIL import Image
 
 from sslib.config import InputError, SslibError
 from sslib.data.layout import digest, write_atomic
+from sslib.stamps import banks
 
 MANIFEST = Path(__file__).with_name("stamps_manifest.csv")
 MEDIA_VARIABLE = "SSLIB_STAMPS_MEDIA"
@@ -35,7 +36,10 @@ CUTOUT_SIDE, BACKGROUND_SIDE = 512, 1024  # pixels, the longest side at most
 
 
 class Entry(NamedTuple):
-    """One line of the manifest: a file of a package, what it is and how it may be used."""
+    """One line of the manifest: a file of a package, or notes in it (``FILE#NAME``), and how it may be used.
+
+    `instance` is ``known`` (of training), ``new`` (of tests only), ``val`` (of ``val_new`` only) or ``rejected``.
+    """
 
     kind: str
     class_name: str
@@ -48,8 +52,14 @@ class Entry(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Identify a cut-out, recording or place: ``package:path-without-suffix``."""
-        return f"{self.package}:{Path(self.path).with_suffix('').as_posix()}"
+        """Identify a cut-out, recording or place: ``package:path-without-suffix``, with ``#NAME`` if it has one."""
+        file, mark, notes = self.path.partition("#")
+        return f"{self.package}:{Path(file).with_suffix('').as_posix()}{mark}{notes}"
+
+    @property
+    def file(self) -> tuple[str, str]:
+        """Package and path of the file, which several entries may share."""
+        return self.package, self.path.partition("#")[0]
 
 
 class Cutout(NamedTuple):
@@ -116,16 +126,17 @@ def fetch_media(folder: Path, media: Path | None = None) -> Path:
 
 
 def _absent(folder: Path, entries: Iterable[Entry]) -> dict[tuple[str, str], Entry]:
-    """Find the entries that are not under `folder` with their digest, by package and path."""
-    return {(e.package, e.path): e for e in entries if _sha256(folder / e.package / e.path) != e.sha256}
+    """Find the files that are not under `folder` with their digest, by package and path, each with an entry of it."""
+    return {file: e for file, e in {e.file: e for e in entries}.items() if _sha256(folder.joinpath(*file)) != e.sha256}
 
 
 def _require_enough(folder: Path, entries: list[Entry], tried: list[str]) -> dict[tuple[str, str], Entry]:
     """Return what is absent, with a warning that names it; raise when nothing could be composed of the rest."""
     missing = _absent(folder, entries)
-    there = {(e.kind, e.class_name) for e in entries if e.instance == "known" and (e.package, e.path) not in missing}
+    there = {(e.kind, e.class_name) for e in entries if e.instance == "known" and e.file not in missing}
     sounding = [c for kind, c in there if kind == "picture" and ("sound", c) in there]
-    count, looked = f"{len(missing)} of the {len(entries)} media files", "".join(f"\n  - {line}" for line in tried)
+    count = f"{len(missing)} of the {len({e.file for e in entries})} media files"
+    looked = "".join(f"\n  - {line}" for line in tried)
     if len(sounding) < 2 or ("background", "") not in there:
         install = f"Install the packages ({' '.join(sorted({e.package for e in entries}))})"
         name = f"put their .deb files into a folder and name it in ${MEDIA_VARIABLE} or data.stamps.media"
@@ -153,8 +164,8 @@ def _keep(folder: Path, wanted: dict, key: tuple[str, str], content: bytes) -> N
 def _copy(folder: Path, wanted: dict, root: Path, tried: list[str]) -> None:
     """Take what is wanted from extracted packages: ``root/PATH`` or ``root/PACKAGE/PATH``."""
     before = len(wanted)
-    for key, entry in list(wanted.items()):
-        for path in (root / entry.path, root / entry.package / entry.path):
+    for key in list(wanted):
+        for path in (root / key[1], root.joinpath(*key)):
             if key in wanted and path.is_file():
                 _keep(folder, wanted, key, path.read_bytes())
     place = "installed packages" if root == INSTALLED else f"extracted files in {root}"
@@ -236,7 +247,7 @@ def load_library(folder: Path, sample_rate: int, *, subset: Literal["demo", "all
     """Read cut-outs, recordings (at `sample_rate` Hz) and places in `folder`. Raises as :func:`fetch_media`."""
     entries = read_manifest(subset)
     missing = _require_enough(Path(folder), entries, [])
-    there = [(e, Path(folder, e.package, e.path)) for e in entries if (e.package, e.path) not in missing]
+    there = [(e, Path(folder, e.package, e.path)) for e in entries if e.file not in missing]
     labels = {e: (e.name, e.class_name, e.instance) for e, _ in there}
     return Library(
         tuple(Cutout(*labels[e], read_cutout(path)) for e, path in there if e.kind == "picture"),
@@ -267,9 +278,17 @@ def read_background(path: Path) -> np.ndarray:
 
 
 def read_recording(path: Path, sample_rate: int) -> np.ndarray:
-    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence (-40 dB) at its ends."""
-    channels, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    waveform = soxr.resample(channels.mean(axis=1), original_rate, sample_rate, quality="HQ")
+    """Read a recording, mono float32 (samples,) at `sample_rate` Hz, without the silence (-40 dB) at its ends.
+
+    ``BANK#NAME`` are those notes of a bank of an instrument's notes whose names begin so, one after the other.
+    """
+    name, _, notes = path.name.partition("#")
+    if path.with_name(name).suffix in banks.SUFFIXES:
+        pieces = banks.read_notes(path.with_name(name), notes)
+    else:
+        channels, original_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        pieces = [(channels.mean(axis=1), original_rate)]
+    waveform = np.concatenate([soxr.resample(piece, rate, sample_rate, quality="HQ") for piece, rate in pieces])
     hop = max(1, sample_rate // 100)  # 10 ms
     frames = np.pad(waveform, (0, -len(waveform) % hop)).reshape(-1, hop)
     level = np.sqrt((frames**2).mean(axis=1))

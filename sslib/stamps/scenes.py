@@ -1,8 +1,8 @@
 """The scenes of the Stamps: cut-outs composed on photographs of places, one of which sounds, with exact masks.
 
 What sounds must not be told by anything but the sound: all objects of a scene are drawn by the same rules first, and
-only then one of them is chosen (in the test splits each of the two in turn, as two clips of one scene). The result is
-the layout that every other data set has, so that everything after this file is the code that VGGSound uses.
+only then one of them is chosen (in val and the tests each of them in turn, as clips of one scene). The result is the
+layout that every other data set has, so that everything after this file is the code that VGGSound uses.
 """
 
 from __future__ import annotations
@@ -26,12 +26,21 @@ from sslib.data.parallel import each
 from sslib.stamps.generated import generate_library
 from sslib.stamps.library import Background, Cutout, Library, MediaUnavailable, Recording, fetch_media, load_library
 
-SPLITS = ("train", "val", "test", "test_new_instances")
+# Of which instances are the cut-outs and the recordings of a split. Another order gives other scenes.
+INSTANCES = {
+    "train": ("known", "known"),
+    "val": ("known", "known"),
+    "test": ("known", "known"),
+    "test_new_instances": ("new", "new"),
+    "test_new_recordings": ("known", "new"),
+    "val_new": ("known", "val"),
+}
+SPLITS = tuple(INSTANCES)
 # Fraction of the image that a VGG-SS ground truth covers: quantiles of all 5,158 records.
 AREA_QUANTILES = ((0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), (0.012, 0.054, 0.121, 0.253, 0.463, 0.677, 0.95))
 VISIBLE = 0.6  # an object hidden more than this allows is placed again
-LICENCE = "media of Debian packages under GPL-2, GPL-3+ and CC BY-SA 3.0: credits in data/README.md"
-VERSION = 3  # of the rules in this file: another number, other bytes
+LICENCE = "media of Debian packages under free licences (GPL, CC BY-SA and others): credits in data/README.md"
+VERSION = 4  # of the rules in this file: another number, other bytes
 _SPLIT, _CLIP = f"({'|'.join(SPLITS)})", f"({'|'.join(SPLITS)})_\\d{{5,}}(_[abc])?"
 OWN_FILES = re.compile(
     rf"dataset\.json|clips\.lmdb/.*|splits/{_SPLIT}\.txt|annotations/{_SPLIT}\.json"
@@ -86,20 +95,23 @@ def open_library(data: Data) -> Library:
 
 
 def select_pool(library: Library, split: str) -> Pool:
-    """Select known cut-outs and recordings, or new ones for ``test_new_instances``, and the split's own backgrounds."""
-    instance, names = "new" if split == "test_new_instances" else "known", background_names(library, split)
-    kinds = [[item for item in items if item.instance == instance] for items in (library.cutouts, library.recordings)]
+    """Select the cut-outs and recordings of a split's instances, of classes that have both, and its own backgrounds."""
+    kinds = [
+        [item for item in items if item.instance == instance]
+        for items, instance in zip((library.cutouts, library.recordings), INSTANCES[split], strict=True)
+    ]
+    names = background_names(library, split)
     classes = sorted(set.intersection(*({item.class_name for item in items} for items in kinds)))
     by_class = ({name: [item for item in items if item.class_name == name] for name in classes} for items in kinds)
     return Pool(*by_class, [background for background in library.backgrounds if background.name in names])
 
 
 def background_names(library: Library, split: str) -> set[str]:
-    """Divide the places: a quarter is for the two test splits, an eighth for val, the rest for training."""
+    """Divide the places: a quarter is for the test splits, an eighth for those of val, the rest for training."""
     names = sorted((b.name for b in library.backgrounds), key=lambda name: hashlib.sha256(name.encode()).digest())
     test, val = max(1, len(names) // 4), max(1, len(names) // 8)
     parts = {"test": names[:test], "val": names[test : test + val], "train": names[test + val :]}
-    return set(parts["test" if split.startswith("test") else split])
+    return set(parts[split.partition("_")[0]])
 
 
 def plan_scenes(library: Library, split: str, config: Stamps) -> list[Plan]:
@@ -112,7 +124,7 @@ def plan_scenes(library: Library, split: str, config: Stamps) -> list[Plan]:
     if split == "train":
         sizes = np.where(rng.random(count) < config.one_object_share, 1, rng.integers(2, 4, count))
     else:
-        sizes = np.array([2] * count + ([1] * (count // 2) if split != "test_new_instances" else []))
+        sizes = np.array([2] * count + ([1] * (count // 2) if "new" not in split else []))
     plans, queue = [], []
     for index, size in enumerate(np.minimum(sizes, len(classes))):
         if len(queue) < size:
