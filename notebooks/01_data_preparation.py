@@ -467,20 +467,10 @@ if len(ranks):
 SHARED = ("clip_id", "file", "video", "scene", "background")
 kinds["file"] = "files"
 pairs = [(split, kind, data.train) for split in (data.val, *data.tests) for kind in SHARED]
-OWN = {
-    "test_new_instances": ("picture", "recording"),
-    "test_new_recordings": ("recording",),
-    "val_new": ("recording",),
-}
 others = [split for split in names if not split.startswith("test_new")]
-pairs += [
-    (new, kind, split)
-    for new in OWN
-    if new in names
-    for kind in OWN[new]
-    for split in others
-    if split != new
-]
+for new in (split for split in names if "_new" in split):
+    own = ("picture", "recording") if new == "test_new_instances" else ("recording",)
+    pairs += [(new, kind, split) for split in others if split != new for kind in own]
 checks, values = {}, clips.set_index("split")
 for split, kind, other in pairs:
     mine, theirs = (set(values.loc[[name], kind].dropna()) for name in (split, other))
