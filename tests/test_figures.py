@@ -1,5 +1,7 @@
 """Figures: what is drawn is what the numbers are."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from sslib.data.layout import Layout
-from sslib.evaluation import measures, protocols
+from sslib.evaluation import comparison, measures, protocols
 from sslib.evaluation.measures import AnnotatedClips
 from sslib.report import evaluation_figures, figures
 
@@ -32,6 +34,38 @@ def test_threshold_curves_are_shares_of_clips():
     assert drawn[0][0] == 0 and drawn[1][0] == 1  # also where every value is high
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model", "other"]
     assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
+
+
+def test_the_same_clips_under_every_method(configure, tmp_path):
+    """Rows are the first clips of evenly spaced classes, columns the picture and each run's map of that clip."""
+    settings = configure()
+    layout = Layout(settings.data.root)
+    ids, known, runs = layout.ids("test"), layout.annotations("test"), {}
+    rows = pd.DataFrame(
+        {"split": "test", "subset": "all", "clip_id": ids, "map_kind": "similarity", "condition": "own"}
+    )
+    rows["class"] = [known[clip_id]["class"] for clip_id in ids]
+    for number, (name, order) in enumerate({"a": ids, "b": ids[::-1]}.items()):
+        runs[name] = tmp_path / name
+        runs[name].mkdir()
+        rows.to_csv(runs[name] / "clips.csv", index=False)
+        (runs[name] / "summary.json").write_text(json.dumps({"format": comparison.FORMAT}))
+        maps = np.zeros((len(ids), 2, 2))
+        for place, clip_id in enumerate(order):  # bright in the corner that the clip and the run say
+            maps[place].flat[(ids.index(clip_id) + number) % 4] = 1
+        np.savez(runs[name] / "maps.npz", **{"test/ids": np.array(order), "test/similarity": maps})
+    figure = evaluation_figures.same_clips(runs, settings, count=3)
+    classes = sorted(set(rows["class"]))
+    chosen = [classes[i] for i in np.linspace(0, len(classes) - 1, 3).round().astype(int)]
+    first = [rows.loc[rows["class"] == name, "clip_id"].iloc[0] for name in chosen]
+    axes = np.array(figure.axes).reshape(3, 3)
+    assert [axis.get_title() for axis in axes[0]] == ["picture", "a", "b"]
+    assert [axis.get_ylabel()[2:9] for axis in axes[:, 0]] == [name.replace("_", " ")[:7] for name in chosen]
+    for row, clip_id in zip(axes, first, strict=True):
+        for number, axis in enumerate(row[1:]):
+            drawn = axis.images[0].get_array().astype(float).sum(axis=2)
+            quarters = [part.mean() for half in np.split(drawn, 2) for part in np.split(half, 2, axis=1)]
+            assert int(np.argmax(quarters)) == (ids.index(clip_id) + number) % 4
 
 
 def test_area_scatter_shows_every_clip_under_its_bound():
