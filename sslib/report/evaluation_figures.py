@@ -17,6 +17,7 @@ from sslib.config import Config
 from sslib.datasets import AVDataset
 from sslib.evaluation import comparison
 from sslib.evaluation.measures import METHODS
+from sslib.evaluation.run import as_measured
 from sslib.metrics import VGGSS_QUARTILES
 from sslib.report.figures import COLOURS, DASHES, grid, legend_below, localization, printable
 
@@ -42,7 +43,8 @@ def same_clips(runs: Mapping[str, Path], config: Config, count: int = 5) -> Figu
     for name, run in runs.items():
         with np.load(run / "maps.npz") as stored:
             ids, raw = stored[f"{data.split}/ids"].tolist(), stored[f"{data.split}/similarity"]
-        maps[name] = [raw[ids.index(clip_id)] for clip_id in chosen["clip_id"]]
+        mine = raw[[ids.index(clip_id) for clip_id in chosen["clip_id"]]]
+        maps[name] = as_measured({"similarity": mine}, config)["similarity"]
     titles = [printable(f"♪ {name.replace('_', ' ')}", 14) for name in chosen["sound"]]
     images, boxes = ([clip[key].numpy() for clip in shown] for key in ("image", "boxes"))
     return localization(images, maps, boxes, [clip["mask"] for clip in shown], titles, rows=True)
