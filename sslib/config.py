@@ -101,7 +101,7 @@ class Objective(Section):
     kind: Literal["context", "attention", "lvs", "ez_vsl", "slavc", "fnac", "ssl_align"] = Field(
         "context", description="context: the paper's own; the others are functions of sslib/baselines.py"
     )
-    pool: Literal["max", "avg"] = "max"
+    pool: Literal["max", "avg", "soft"] = Field("max", description="of maps to scores; the paper: max; ours: soft")
     symmetric: bool = Field(False, description="also tell images apart given a sound; the release: false")
     foreground: PositiveInt = 8
     background: PositiveInt = 8

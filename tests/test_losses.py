@@ -42,7 +42,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
-@pytest.mark.parametrize("pool", ["max", "avg"])
+@pytest.mark.parametrize("pool", ["max", "avg", "soft"])
 def test_pooled_similarity(pool):
     t = tensors(0)
     visual, sounds = t["visual"].double().numpy(), torch.cat([t["audio"], 4 * t["audio"][:2].flip(1)]).numpy()
@@ -51,7 +51,9 @@ def test_pooled_similarity(pool):
     for b in range(4):
         for n in range(6):
             cells = [cosine(visual[b, :, y, x], sounds[n]) for y in range(3) for x in range(5)]
-            want = max(cells) if pool == "max" else sum(cells) / len(cells)
+            shares = [math.exp(cell / 0.1) for cell in cells]  # soft: each cell counts by its softmax at 0.1
+            soft = sum(share * cell for share, cell in zip(shares, cells, strict=True)) / sum(shares)
+            want = {"max": max(cells), "avg": sum(cells) / len(cells), "soft": soft}[pool]
             assert float(logits[b, n]) == pytest.approx(2.5 * want, abs=1e-5)
 
 
