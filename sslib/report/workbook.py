@@ -160,21 +160,23 @@ def time_epoch(config: Config, jobs: int = 1, limit: float = 5.0) -> float:
     """Estimate the seconds of an epoch by a few steps on the first clips, on a share of the cores as `jobs` have it."""
     config = config.model_copy(update={"training": config.training.model_copy(update={"devices": 1})})
     clips, fabric = datasets.AVDataset(config, config.data.train, train=True), engine.start_fabric(config)
-    size, start = min(len(clips), config.training.batch_size, 32), time.perf_counter()  # a larger one may take a minute
-    batch = datasets.collate([clips[row] for row in range(size)])
+    size = min(len(clips), config.training.batch_size, 32)  # a larger one may take a minute
+    first, start = clips[0], time.perf_counter()
+    batch = datasets.collate([first, *(clips[row] for row in range(1, size))])
     reading = 0 if config.data.in_memory else (time.perf_counter() - start) / max(1, config.training.workers)
     batch = {key: fabric.to_device(batch[key]) for key in ("image", "waveform")}
     model = fabric.setup(SoundLocalizer(config.model.model_copy(update={"imagenet": False})))
     threads, steps = torch.get_num_threads(), []
     torch.set_num_threads(max(1, threads // jobs))
-    while not steps or (sum(steps) < limit and len(steps) < 10):
+    while len(steps) < 2 or (sum(steps[1:]) < limit and len(steps) < 11):
+        part = batch if steps else {key: values[:2] for key, values in batch.items()}  # imports and the like, once
         start = time.perf_counter()
-        loss = engine.training_step(model, batch, config).total
+        loss = engine.training_step(model, part, config).total
         fabric.backward(loss)
         loss.item()  # a GPU has finished
         steps.append(time.perf_counter() - start)
     torch.set_num_threads(threads)
-    return (median(steps) + reading) * len(clips) / size
+    return (median(steps[1:]) + reading) * len(clips) / size
 
 
 def _run_silently(path: str | Path, only: tuple[str, ...], force: bool, variant: tuple[Any, dict[str, Any]]) -> Path:
