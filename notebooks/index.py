@@ -18,8 +18,9 @@
 #
 # A card for each folder under `reports/`, the latest first. *Pointing accuracy* is the share of test clips in which the
 # map's highest point lies on what sounds, with its 95 % interval (or what the configuration says), beside the best
-# control. Every number is read from the experiment's own `run/summary.json`. To remove an experiment, delete its
-# folder, `reports/NAME`; the next run takes it off this list.
+# control; of a sweep, mean and interval over recordings and seeds, and the lowest and highest seed. Every number is read
+# from the experiment's own `run/summary.json` and `comparison.csv`. To remove an experiment, delete its folder,
+# `reports/NAME`; the next run takes it off this list.
 
 # %% tags=["parameters"]
 reports = "../reports"

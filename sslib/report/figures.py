@@ -202,7 +202,7 @@ def intervals(
     groups = table.groupby(hue, sort=False) if hue else [(None, table)]
     figure, [[axis]] = grid(1, 1, 6.2, 0.8 + max(0.3, 0.17 * len(groups)) * len(names))
     for number, (group, rows) in enumerate(groups):
-        y = rows[label].map(names.index) + (number - (len(groups) - 1) / 2) * 0.22
+        y = rows[label].map(names.index) + (number - (len(groups) - 1) / 2) * min(0.22, 0.8 / len(groups))
         errors = (rows["value"] - rows["low"]).abs(), (rows["high"] - rows["value"]).abs()
         marker = {"fmt": MARKERS[number % len(MARKERS)], "ms": 5, "capsize": 3, "color": COLOURS[number]}
         axis.errorbar(rows["value"], y, xerr=errors, label=group, **marker)
