@@ -210,7 +210,12 @@ def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iter
 
 
 def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
-    """Make a function that measures a model on the validation list: with boxes where the list has them."""
+    """Make a function that measures a model on the validation list: with boxes where the list has them.
+
+    Images have the size of training: maps of larger and mirrored ones would cost a third of an epoch each time.
+    """
+    plain = config.evaluation.model_copy(update={"image_sizes": (), "mirror": False})
+    config = config.model_copy(update={"evaluation": plain})
     dataset, truth = datasets.AVDataset(config, config.data.val), None
     annotations = dataset.layout.annotations(config.data.val)
     fabric.print(f"{config.data.val}: {dataset.present}")

@@ -57,7 +57,9 @@ class OwnInterpreter(AsyncKernelManager):
         # A MPLBACKEND of the calling shell would leave the pages without figures. The only thing that a kernel itself
         # logs is that it was interrupted, after each failing cell. Figures have twice their pixels: sharp in print.
         quiet = get_kernel_dict(["--log-level=CRITICAL", "--InlineBackend.figure_formats=retina"])
-        return KernelSpec(**quiet, env={"MPLBACKEND": "module://matplotlib_inline.backend_inline"})
+        # Memory that is freed and taken again in every step stays in the process: 15 % of a training step on CPUs.
+        kept = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), "4000000000")
+        return KernelSpec(**quiet, env={"MPLBACKEND": "module://matplotlib_inline.backend_inline", **kept})
 
     @default("transport_encryption")
     def _encrypt(self) -> str:
