@@ -215,7 +215,7 @@ def test_imports_only_go_down_the_floors_and_in_no_circle():
 def test_rooms_stay_small():
     files = sorted((ROOT / "sslib").rglob("*.py"))
     lines = {file.relative_to(ROOT): len(file.read_text().splitlines()) for file in files}
-    assert len(files) <= 45
+    assert len(files) <= 46
     assert sum(count for file, count in lines.items() if len(file.parts) == 2) <= 2500
     assert not {file: count for file, count in lines.items() if count > 340}
     for file in files:

@@ -194,18 +194,18 @@ def against(
     """Hold the paper's method against its base model and other papers' objectives, by the configuration of each group.
 
     `table` is the comparison of all `groups`. Returns names: base, context (the paper's, all of its losses), published
-    (of others'), best (of these, by pointing on the first list), own (the best of any further objective); None or
+    (of others'), best (of these, by pointing on the first list), own (the best of any other); None or
     nothing where there is none. And on the :func:`leading` results the gains ``context_over_base``, ...
     """
     points = leading(table).query("measure == 'pointing'").drop_duplicates("run").set_index("run")["value"]
-    kinds = {name: config.objective.kind for name, config in configs.items() if name in points}
-    ours = {name: configs[name] for name, kind in kinds.items() if kind == "context"}
-    published = [name for name, kind in kinds.items() if kind in PUBLISHED]
-    others = [name for name in kinds if name not in ours and name not in published]
-    full = [name for name, one in ours.items()
+    configs = {name: config for name, config in configs.items() if name in points}
+    published = [name for name, config in configs.items() if config.objective.kind in PUBLISHED]
+    paper = {n: c for n, c in configs.items() if c.objective.kind == "context" and c.objective.pool != "soft"}
+    others = [name for name in configs if name not in paper and name not in published]
+    full = [name for name, one in paper.items()
             if one.model.reasoning and one.objective.discrimination and one.objective.divergence]  # fmt: skip
     found = {
-        "base": next((name for name, one in ours.items() if not one.model.reasoning), None),
+        "base": next((name for name, one in paper.items() if not one.model.reasoning), None),
         "context": next(iter(full), None),
         "best": points[published].idxmax() if published else None,
         "own": points[others].idxmax() if others else None,
