@@ -236,6 +236,29 @@ else:
         f"clips, the least frequent for {often.min():.0%}.",
     )
 
+# %% [markdown] tags=["optional"]
+# Do the nodes tell sounds apart? Neither loss asks for it. A node whose map is positive nearly everywhere collects a
+# feature like the mean of the picture, one whose map is negative the opposite; every sound is nearer to the former, so
+# the sign alone can decide which nodes are foreground, whatever sounds. Cosines between the features of nodes:
+
+# %%
+if model.reasoning is not None and 0 < mostly < len(often):
+    with torch.no_grad():
+        images = torch.stack(
+            [validation[row]["image"] for row in range(min(32, len(validation)))]
+        )
+        maps, nodes = model.visual_reasoning(encode_images(model, images, settings))
+    nodes = torch.nn.functional.normalize(nodes, dim=1)
+    alike = torch.einsum("bck,bcl->kl", nodes, nodes).numpy() / len(nodes)
+    positive, front = (maps > 0).float().mean(dim=(0, 2, 3)).numpy(), often >= 0.5
+    always = ((often < 0.01) | (often > 0.99)).sum()
+    show(
+        f"{always} of {len(often)} nodes are foreground always or never. Among each other foreground nodes have a mean "
+        f"cosine of {alike[front][:, front].mean():.2f}, with the others {alike[front][:, ~front].mean():.2f}. Their "
+        f"maps are positive in {positive[front].mean():.0%} of the cells, those of the others in "
+        f"{positive[~front].mean():.0%}."
+    )
+
 # %% [markdown]
 # ## The batch again, after training
 #
