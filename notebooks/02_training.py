@@ -113,6 +113,10 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # asks each picture for its own sound among those of the batch, the **discrimination** loss wants the nodes that go
 # with the sound to stand apart from the others, the **divergence** loss wants the foreground nodes and the similarity
 # map to agree on where. With a baseline as `objective.kind` its own terms take their place (`sslib/baselines.py`).
+#
+# A pair's score is its map, pooled: at the maximum (the paper's `objective.pool: max`), or as the mean of the map under
+# its own softmax, $\sum_{xy} \mathrm{softmax}_{xy}(S / 0.1)\, S_{xy}$ (`soft`), which teaches every cell by its share
+# and not the one alone that is highest by chance.
 
 # %% tags=["teach"]
 model.train()
