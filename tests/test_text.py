@@ -158,7 +158,7 @@ def test_headlines_begin_with_the_largest_part_of_the_first_list(pointing):
     assert text.headlines({}) == []
 
 
-def test_the_answer_is_three_sentences(pointing):
+def test_the_answer_has_a_sentence_for_each_list(pointing):
     first = (
         "In 600 clips never seen (*test, 2 objects*, 9 recordings) the map's highest point lies on what sounds in "
         "**50.0 [45.0, 55.0] %**, better than its best control (centre square, 30.0 %; difference +20.0 [+10.0, +30.0] "
@@ -166,9 +166,13 @@ def test_the_answer_is_three_sentences(pointing):
     )
     second = "Its own sound instead of another one adds **+10.0 [+5.0, +15.0] points**: the map follows the sound."
     third = "On *other* (1,000 clips, 9 recordings) it is 50.0 [45.0, 55.0] %, better than its best control."
-    third += " All this is one training, seed 3."
-    assert text.answer(pointing).splitlines() == [first, second, third]
-    pointing["tables"].pop()
+    last = "All this is one training, seed 3."
+    assert text.answer(pointing).splitlines() == [first, second, third, last]
+    more = [row for row in pointing["tables"] if row["split"] == "other"]
+    pointing["tables"] += [one | {"split": "third", "clips": 7} for one in more]  # lists in their order
+    assert text.answer(pointing).splitlines()[:3] == [first, second, third]
+    assert text.answer(pointing).splitlines()[3].startswith("On *third* (7 clips, 9 recordings) it is 50.0")
+    pointing["tables"] = pointing["tables"][:-2]
     pointing["differences"][0] |= {"low": -0.01}
     said = text.answer(pointing).splitlines()
     assert said[1].endswith("+15.0] points**: no effect of the sound is shown.")

@@ -164,12 +164,13 @@ def headlines(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def answer(summary: Mapping[str, Any]) -> str:
-    """Say in three sentences what a run comes to: on its first list, by its sounds, and on another list or training."""
+    """Say in few sentences what a run comes to: on its first list, by its sounds, on each other list; and how sure."""
     found = headlines(summary)
     if not found:
         return "These lists have no boxes: nothing was measured."
-    other = next((entry for entry in found if entry["split"] != found[0]["split"]), None)
-    return say("answer", found[0], other, summary["training"])
+    first, *others = dict.fromkeys(entry["split"] for entry in found)
+    largest = {entry["split"]: entry for entry in reversed(found)}
+    return say("answer", largest[first], [largest[split] for split in others], summary["training"])
 
 
 def tables_text(rows: Sequence[Mapping[str, Any]]) -> str:
