@@ -814,6 +814,32 @@ def test_interaction_is_compared_over_scenes_recordings_and_seeds(tmp_path):
         assert [row[key] for key in keys] == pytest.approx(limits, abs=0.2 * np.std(drawn))
 
 
+def test_objectives_have_their_roles_in_a_comparison(configure, tmp_path):
+    """The paper's, its base model, those of others, and ours: soft pooling is no part of the paper."""
+    kinds = {
+        "plain": ({"reasoning": False}, {"pool": "max"}, 0.1),
+        "paper": ({"reasoning": True}, {"pool": "max"}, 0.2),
+        "ours": ({"reasoning": True}, {"pool": "soft"}, 0.5),
+        "less": ({"reasoning": False}, {"pool": "soft"}, 0.4),
+        "theirs": ({"reasoning": False}, {"kind": "lvs"}, 0.3),
+        "worst": ({"reasoning": False}, {"kind": "fnac"}, 0.0),
+    }
+    groups, configs = [], {}
+    for name, (model, objective, value) in kinds.items():
+        run = made_run(tmp_path / name, np.arange(40) / 40, {})
+        rows = pd.read_csv(run / "clips.csv")
+        rows.assign(pointing=(rows["auc"] < value) * 1.0).to_csv(run / "clips.csv", index=False)
+        groups.append(comparison.Group(name, [run], [0]))
+        configs[name] = configure(model=model, objective=objective)
+    how = Evaluation(resamples=50)
+    found = comparison.against(groups, configs, comparison.compare(groups, how), how)
+    roles = {key: found[key] for key in ("base", "context", "best", "own", "published")}
+    assert roles == {"base": "plain", "context": "paper", "best": "theirs", "own": "ours",
+                     "published": ["theirs", "worst"]}  # fmt: skip
+    (gain,) = [row for row in found["own_over_best"] if row["measure"] == "pointing"]
+    assert gain["value"] == pytest.approx(0.2)
+
+
 def test_seeds_that_disagree_settle_nothing(tmp_path):
     clips = np.random.default_rng(3).random(30) / 2
     runs = [made_run(tmp_path / f"base{s}", clips, {}) for s in range(3)]
