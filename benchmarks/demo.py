@@ -23,8 +23,9 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from sslib.config import load
+from sslib.config import Evaluation, load
 from sslib.evaluation import comparison
+from sslib.evaluation.bootstrap import bootstrap_means
 from sslib.evaluation.comparison import read_summary
 from sslib.evaluation.tables import PROTOCOLS
 from sslib.report import text
@@ -79,8 +80,10 @@ def sweep(folder: Path) -> tuple[str, str]:
         seeds, runs = zip(*sorted((load(run / "config.yaml").seed, run) for run in runs), strict=True)
         groups.append(comparison.Group(name, [*runs], [*seeds]))
     configs = {group.name: load(group.runs[0] / "config.yaml") for group in groups}
-    found = comparison.against(groups, configs, table, configs[groups[0].name].evaluation)
+    how = configs[groups[0].name].evaluation
+    found = comparison.against(groups, configs, table, how)
     leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
+    heard = f"Points of pointing that the own sound adds over another clip's:\n\n{owed(groups, table, how)}"
     legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
     parts = []
     for protocol in ("localization", "masks", "interaction"):
@@ -88,7 +91,28 @@ def sweep(folder: Path) -> tuple[str, str]:
         title = f"### {protocol.capitalize()}\n\n{text.methods_table(rows, [*PROTOCOLS[protocol]])}"
         gains = text.methods_table(comparison.gains(rows), [*PROTOCOLS[protocol]], sign=True)
         parts.append(f"{title}\n\n#### Points over {groups[0].name}\n\n{gains}")
-    return f"{text.compared(found, table)}\n\n{legend}\n\n{text.methods_table(leading)}", "\n\n".join(parts)
+    return f"{text.compared(found, table)}\n\n{legend}\n\n{text.methods_table(leading)}\n\n{heard}", "\n\n".join(parts)
+
+
+def owed(groups: list[comparison.Group], table: pd.DataFrame, how: Evaluation) -> str:
+    """What the own sound of a clip adds to pointing over another clip's, over recordings and seeds, as Markdown."""
+    rows: dict[str, dict[str, str]] = {}
+    for group in groups:
+        gains = []
+        for run in group.runs:
+            clips = comparison.read_clips(run).query("map_kind == 'similarity'").astype({"recording": str})
+            by_sound = clips.pivot(
+                index=["split", "subset", "clip_id", "recording"], columns="condition", values="pointing"
+            )
+            gains.append(by_sound["own"] - by_sound["shuffled"])
+        together = pd.concat(gains, axis=1)  # a column a seed
+        for place in comparison.leading(table)[["split", "subset"]].drop_duplicates().itertuples(index=False):
+            here = together.loc[place]
+            values = here.to_numpy(float).T[:, :, None]
+            (found,) = bootstrap_means(values, here.index.get_level_values("recording"), how.resamples, how.confidence)
+            cell = text.format_interval(found._asdict(), sign=True, percent=True)
+            rows.setdefault(group.name, {})[text.subset_title(*place)] = cell
+    return text.markdown_table(pd.DataFrame(rows).T)
 
 
 def write(folder: Path, root: Path) -> None:
