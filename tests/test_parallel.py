@@ -134,7 +134,8 @@ def test_workers_end_with_the_main_process(tmp_path, number):
     output = main.communicate(timeout=60)[1]
     assert len(pids(tmp_path)) == 2 and wait_for_end(pids(tmp_path))
     if number == signal.SIGINT:
-        assert output.count("Traceback") == 1 and output.rstrip().endswith("KeyboardInterrupt")
+        # loky's tracker, a process of its own, may say after it that a folder was already gone
+        assert output.count("Traceback") == 1 and "\nKeyboardInterrupt\n" in output
 
 
 def test_a_cluster_with_a_worker_killed_half_way(tmp_path):
