@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
+from PIL import Image
 
 from sslib.config import Evaluation, load
 from sslib.evaluation import comparison
@@ -124,7 +124,8 @@ def write(folder: Path, root: Path) -> None:
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     readme.write_text(f"{before}{BEGIN}\n{head}\n\n{figure}\n\n{all_of_it}\n\n{END}{after}", encoding="utf-8")
-    shutil.copy(folder / "methods.png", root / "reports" / "methods.png")
+    with Image.open(folder / "methods.png") as picture:  # 256 colours: a third of the bytes
+        picture.convert("RGB").quantize(256).save(root / "reports" / "methods.png", optimize=True)
 
 
 def main() -> None:

@@ -212,7 +212,7 @@ def _from_memory(clips: datasets.InMemory, size: int, fabric, seed: int) -> Iter
 def _validation(fabric, config: Config) -> Callable[[Any], dict[str, float]]:
     """Make a function that measures a model on the validation list: with boxes where the list has them.
 
-    Images have the size of training: maps of larger and mirrored ones would cost a third of an epoch each time.
+    Images have the size of training: those of ``evaluation.image_sizes``, mirrored, are many times the work.
     """
     plain = config.evaluation.model_copy(update={"image_sizes": (), "mirror": False})
     config = config.model_copy(update={"evaluation": plain})

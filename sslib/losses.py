@@ -41,7 +41,7 @@ def pooled_similarity(
     Row b holds image b with all sounds, the matching pairs lie on the diagonal. ``soft`` (ours) is the mean of the map
     under its own softmax at the `temperature`, in cosines: ``sum_x softmax_x(cos / t) cos``. It lies between the mean
     and the maximum. The maximum teaches one cell of a map, which is chance at first; here every cell learns by its
-    share: a first sight is found several times sooner, and the map covers the object.
+    share, so learning starts sooner (reports/README.md compares both).
     """
     maps = baselines.cosines(visual, audio)  # (B, N, h*w)
     if pool == "soft":

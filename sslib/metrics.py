@@ -79,7 +79,7 @@ def resize(maps: Shaped[np.ndarray, "N h w"], size: tuple[int, int] = (GRID, GRI
 
 
 def smooth(maps: Shaped[np.ndarray, "N h w"], share: float) -> Shaped[np.ndarray, "N h w"]:
-    """Average each map with its Gaussian of `share` of the side (sigma): it covers the object and keeps the peak.
+    """Average each map with its Gaussian of `share` of the side (sigma): it covers more of the object.
 
     Maps of cosines peak on a telling part (a face, a mouth); thresholds that mark as many pixels as an object has
     (``adaptive``) or half of the image (``median``) measure all of it. With 0 the maps stay as they are.
