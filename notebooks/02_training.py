@@ -38,6 +38,7 @@ from sslib.report import figures, galleries, text
 from sslib.report.galleries import Cell
 from sslib.report.text import show
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -116,25 +117,26 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 #
 # A pair's score is its map, pooled: at the maximum (the paper's `objective.pool: max`), or as the mean of the map under
 # its own softmax, $\sum_{xy} \mathrm{softmax}_{xy}(S / 0.1)\, S_{xy}$ (`soft`), which teaches every cell by its share
-# and not the one alone that is highest by chance.
+# and not the one alone that is highest by chance. `silent` adds sounds that go with no picture, so that silence is far
+# from all of them; `global_contrast` asks the same of the average-pooled picture, so that maps cover whole objects.
 
 # %% tags=["teach"]
+objective = settings.objective
+silent = features.silent_sounds(objective.silent, batch["waveform"])
 model.train()
-output = model(image, spectrogram)
-logits = losses.pooled_similarity(
-    output.visual, output.audio, model.scale, settings.objective.pool
-)
-asked = losses.localization(logits, settings.objective.symmetric)
-terms = {"localization": asked} if settings.objective.kind == "context" else {}
-{
-    "visual map": tuple(output.visual.shape),
-    "sound vectors": tuple(output.audio.shape),
-    "logits": tuple(logits.shape),
-}
+output = model(image, torch.cat([spectrogram, features.spectrograms(silent, settings)]))
+sounds = torch.cat([output.audio, output.silent]) if objective.silent else output.audio
+logits = losses.pooled_similarity(output.visual, sounds, model.scale, objective.pool)
+asked = losses.localization(logits, objective.symmetric)
+terms = {"localization": asked} if objective.kind == "context" else {}
+if terms and objective.global_contrast:
+    whole = output.visual.mean(dim=(2, 3), keepdim=True)
+    pooled = losses.pooled_similarity(whole, sounds, model.scale)
+    terms["global_contrast"] = losses.localization(pooled, objective.symmetric)
+pd.Series({"visual map": output.visual, "sound vectors": sounds, "logits": logits}).map(np.shape)
 
 # %% tags=["teach"]
 if output.node_maps is not None:
-    objective = settings.objective
     ranking = losses.rank_nodes(output.node_features, output.audio)
     terms["discrimination"] = losses.discrimination(
         output.node_features, output.audio, ranking, objective.foreground, objective.background
@@ -145,12 +147,12 @@ if output.node_maps is not None:
     )
 
 # %% tags=["teach"]
-trained = losses.objective(output, model.scale, settings.objective).terms
+trained = losses.objective(output, model.scale, objective).terms
 assert all(torch.isclose(value, trained[name]) for name, value in terms.items()), (
     "not what training takes"
 )
 terms |= trained  # a loss that you added comes along
-weights = {name: getattr(settings.objective, name, 1.0) for name in terms}
+weights = {name: getattr(objective, name, 1.0) for name in terms}
 total = sum(weights[name] * value for name, value in terms.items())
 total.backward()
 values = {name: value.item() for name, value in terms.items()}
@@ -161,7 +163,7 @@ table.style.format({"weight": "{:g}", "value before training": "{:.3f}"})
 gradients = [p.grad for p in model.parameters() if p.grad is not None]
 norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
 show(
-    f"Telling {size} sounds apart by chance costs ln {size} = {torch.tensor(float(size)).log():.2f} nats; the "
+    f"Telling {size} sounds apart by chance costs about ln {size} = {torch.tensor(float(size)).log():.2f} nats; the "
     f"untrained network pays {asked.item():.2f}. The gradient of the weighted sum has norm {norm:.2f} "
     f"and reaches {len(gradients)} of {len(list(model.parameters()))} parameter tensors."
 )

@@ -113,7 +113,11 @@ def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: 
     With several processes the images and sounds of all of them are compared, with gradients to each.
     """
     image = features.images(batch["image"], config, augment=True)
-    output = model(image, features.spectrograms(batch["waveform"], config, augment=True))
+    spectrogram = features.spectrograms(batch["waveform"], config, augment=True)
+    if config.objective.kind == "context" and config.objective.silent:
+        silent = features.silent_sounds(config.objective.silent, batch["waveform"])
+        spectrogram = torch.cat([spectrogram, features.spectrograms(silent, config)])
+    output = model(image, spectrogram)
     if fabric is not None and fabric.world_size > 1:
         output = Output(*(None if part is None else _gather(part, fabric) for part in output))
     return losses.objective(output, model.scale, config.objective)

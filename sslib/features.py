@@ -122,6 +122,13 @@ def augment_waveform(waveform: Float[Tensor, "B samples"], config: Augment) -> F
     return waveform
 
 
+def silent_sounds(count: int, waveform: Int16[Tensor, "B n"]) -> Int16[Tensor, "count n"]:
+    """Make sounds of nothing, as long as those of `waveform`: silence, then white noise of -50 to -10 dB (RMS)."""
+    noise = torch.randn(count, waveform.shape[1]) * 10 ** (-0.5 - 2 * torch.rand(count, 1))
+    noise[:1] = 0
+    return (noise.clamp(-1, 1) * 32767).to(torch.int16).to(waveform.device)
+
+
 def mask_spectrogram(spectrogram: Float[Tensor, "B F T"], fraction: float) -> Float[Tensor, "B F T"]:
     """Replace a random block of bands and one of frames by the sound's mean (SpecAugment, Park et al. 2019)."""
     mean = spectrogram.mean(dim=(1, 2), keepdim=True)

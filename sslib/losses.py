@@ -49,17 +49,17 @@ def pooled_similarity(
     return scale * (maps.amax(dim=2) if pool == "max" else maps.mean(dim=2))
 
 
-def localization(logits: Float[Tensor, "B B"], symmetric: bool = False) -> Float[Tensor, ""]:
+def localization(logits: Float[Tensor, "B N"], symmetric: bool = False) -> Float[Tensor, ""]:
     """Compute InfoNCE: each image finds its own sound among those of the batch (the release's direction).
 
     Parameters
     ----------
-    logits : row b is image b with every sound.
+    logits : row b is image b with every sound; sounds after the first B are of no image, so wrong for all.
     symmetric : add the other direction (each sound finds its image) and take the mean of both.
     """
     target = torch.arange(len(logits), device=logits.device)
     loss = F.cross_entropy(logits.float(), target)
-    return (loss + F.cross_entropy(logits.float().T, target)) / 2 if symmetric else loss
+    return (loss + F.cross_entropy(logits.float().T[: len(logits)], target)) / 2 if symmetric else loss
 
 
 def rank_nodes(node_features: Float[Tensor, "B C K"], audio: Float[Tensor, "B C"]) -> Int[Tensor, "B K"]:
@@ -112,7 +112,7 @@ class Losses(NamedTuple):
     total: Float[Tensor, ""]
     terms: dict[str, Tensor]
     node_ranking: Int[Tensor, "B K"] | None
-    logits: Float[Tensor, "B B"]
+    logits: Float[Tensor, "B N"]
 
 
 def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
@@ -123,13 +123,17 @@ def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
     output : what the model gave for B images and their sounds; without node maps only the localization loss counts.
     scale : the model's learned factor of cosines; baselines have temperatures of their own.
     """
-    logits = pooled_similarity(output.visual, output.audio, scale, config.pool)
+    sounds = output.audio if output.silent is None else torch.cat([output.audio, output.silent])
+    logits = pooled_similarity(output.visual, sounds, scale, config.pool)
     similarity = SoundLocalizer.similarity(output.visual.float(), output.audio.float()) * scale
     node_ranking = None
     if config.kind == "context":
         terms = {"localization": localization(logits, config.symmetric)}
     else:  # by its name: config.Objective knows which there are
         terms = getattr(baselines, config.kind)(output.visual, output.audio)
+    if config.kind == "context" and config.global_contrast:
+        whole = output.visual.float().mean(dim=(2, 3), keepdim=True)  # one cell: the average-pooled image
+        terms["global_contrast"] = localization(pooled_similarity(whole, sounds, scale), config.symmetric)
     if output.node_maps is not None:
         node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(

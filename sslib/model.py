@@ -21,6 +21,7 @@ class Output(NamedTuple):
     audio: Float[Tensor, "B C"]
     node_maps: Float[Tensor, "B K h w"] | None
     node_features: Float[Tensor, "B C K"] | None
+    silent: Float[Tensor, "S C"] | None = None  # sounds of no image, to train against
 
 
 def resnet_encoder(channels: int, width: int = 64, blocks: tuple[int, ...] = (2, 2, 2, 2)) -> nn.Sequential:
@@ -147,10 +148,12 @@ class SoundLocalizer(nn.Module):
         chosen = self.foreground_frequency >= min(0.5, float(self.foreground_frequency.max()))
         return node_maps[:, chosen].mean(dim=1)
 
-    def forward(self, image: Float[Tensor, "B 3 H W"], spectrogram: Float[Tensor, "B 1 F T"]) -> Output:
-        visual = self.encode_image(image)
+    def forward(self, image: Float[Tensor, "B 3 H W"], spectrogram: Float[Tensor, "N 1 F T"]) -> Output:
+        """Encode images and sounds: the first B are the images' own, more of them are sounds of no image."""
+        visual, audio = self.encode_image(image), self.encode_audio(spectrogram)
         nodes = self.visual_reasoning(visual) if self.reasoning is not None else (None, None)
-        return Output(visual, self.encode_audio(spectrogram), *nodes)
+        count = len(image)
+        return Output(visual, audio[:count], *nodes, audio[count:] if len(audio) > count else None)
 
 
 def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:

@@ -682,15 +682,20 @@ def test_a_notebook_trains_on_several_devices_by_the_command(configure, tmp_path
         engine.fit(settings, tmp_path / "elsewhere")
 
 
-def test_step_is_the_objective_of_the_batch(configure):
+@pytest.mark.parametrize("silent", [0, 2])
+def test_step_is_the_objective_of_the_batch(configure, silent, monkeypatch):
     """What `fit` does with a batch is what notebook 02 shows in the open."""
     from sslib import features
 
-    settings = configure(training={"augment": {"crop": 1.0, "flip": False}}, model={"feature_dropout": 0.0})
+    settings = configure(training={"augment": {"crop": 1.0, "flip": False}}, model={"feature_dropout": 0.0},
+                         objective={"silent": silent, "global_contrast": 0.5 * silent})  # fmt: skip
     clips = datasets.load_in_memory(datasets.AVDataset(settings, "train", train=True))
     batch = {"image": clips.image[:6], "waveform": clips.waveform[:6]}
     model = SoundLocalizer(settings.model).eval()
-    output = model(features.images(batch["image"], settings), features.spectrograms(batch["waveform"], settings))
+    monkeypatch.setattr(features, "silent_sounds", lambda count, waveform: waveform[:count] // 9)  # else random
+    sounds = torch.cat([batch["waveform"], features.silent_sounds(silent, batch["waveform"])])
+    output = model(features.images(batch["image"], settings), features.spectrograms(sounds, settings))
+    assert (output.silent is None) == (silent == 0) and len(output.audio) == 6
     want = losses.objective(output, model.scale, settings.objective)
     torch.testing.assert_close(engine.training_step(model, batch, settings).total, want.total)
 

@@ -49,6 +49,15 @@ def test_log_mel_is_the_filter_bank_of_librosa(rate, window, hop, bands):
     np.testing.assert_allclose(alone, got[1], atol=1e-5)
 
 
+def test_sounds_of_nothing_are_silence_and_noise_of_many_levels():
+    torch.manual_seed(0)
+    made = features.silent_sounds(200, sound(samples=1000))
+    assert made.shape == (200, 1000) and made.dtype == torch.int16 and not made[0].any()
+    level = 20 * torch.log10((made[1:].double() / 32768).square().mean(dim=1).sqrt())
+    assert level.min() > -52 and level.max() < -9 and level.min() < -45 and level.max() > -15
+    assert features.silent_sounds(0, sound(samples=1000)).shape == (0, 1000)
+
+
 @pytest.mark.parametrize("kind, bands", [("spectrogram", 129), ("mel", 32)])
 def test_sounds_are_what_the_front_end_says(configure, kind, bands):
     config = configure(front_end={"kind": kind})

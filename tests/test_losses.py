@@ -66,6 +66,30 @@ def test_localization():
     assert abs(to_sounds - to_pictures) > 0.01
 
 
+def test_sounds_of_no_image_are_wrong_for_every_image_and_have_no_direction_of_their_own():
+    logits = torch.tensor([[2.0, 0.5, -1.0], [0.0, 1.0, 3.0]])  # two images, their sounds, one of nothing
+    to_sounds = -np.mean([log_softmax(logits[b].numpy())[b] for b in range(2)])
+    to_pictures = -np.mean([log_softmax(logits[:, n].numpy())[n] for n in range(2)])
+    assert float(losses.localization(logits)) == pytest.approx(to_sounds, rel=1e-6)
+    assert float(losses.localization(logits, symmetric=True)) == pytest.approx((to_sounds + to_pictures) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("silent", [0, 2])
+def test_global_contrast(silent):
+    """InfoNCE over the cosines of the mean of each visual map with all sounds, those of nothing among them."""
+    t, nothing = tensors(10), tensors(11)["audio"][:silent] if silent else None
+    config = Objective(symmetric=True, global_contrast=0.3, pool="soft")
+    result = losses.objective(Output(t["visual"], t["audio"], None, None, nothing), torch.tensor(2.0), config)
+    sounds = torch.cat([t["audio"], nothing]).numpy() if silent else t["audio"].numpy()
+    logits = [[2 * cosine(v.mean(axis=(1, 2)), a) for a in sounds] for v in t["visual"].double().numpy()]
+    to_sounds = [log_softmax(row)[b] for b, row in enumerate(logits)]
+    to_pictures = [log_softmax([row[n] for row in logits])[n] for n in range(4)]
+    want = -(np.mean(to_sounds) + np.mean(to_pictures)) / 2
+    assert result.logits.shape == (4, 4 + silent)
+    assert float(result.terms["global_contrast"]) == pytest.approx(want, rel=1e-5)
+    torch.testing.assert_close(result.total, result.terms["localization"] + 0.3 * result.terms["global_contrast"])
+
+
 def test_localization_of_what_knows_nothing_is_log_of_the_batch():
     assert float(losses.localization(torch.zeros(7, 7))) == pytest.approx(math.log(7), rel=1e-6)
 
@@ -242,7 +266,7 @@ def test_wrong_shapes_and_kinds_are_refused_under_test():
     """The shape annotations are live: a transposed batch cannot slip through unseen."""
     t = tensors(8)
     with pytest.raises(Exception, match=r"[Tt]ype-check"):
-        losses.localization(torch.zeros(3, 4))
+        losses.localization(torch.zeros(3, 4, 1))
     with pytest.raises(Exception, match=r"[Tt]ype-check"):
         losses.pooled_similarity(t["visual"], t["audio"][:, :-1])
     with pytest.raises(Exception, match=r"[Tt]ype-check"):
