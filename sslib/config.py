@@ -153,6 +153,7 @@ class Evaluation(Section):
     image_sizes: tuple[PositiveInt, ...] = Field((), description="pixels; their maps are averaged; default: data's")
     mirror: bool = Field(False, description="also average the map of the mirrored image")
     smoothing: float = Field(0.0, ge=0.0, le=1.0, description="Gaussian averaged in: sigma as a share of the side")
+    object_prior: Path | None = Field(None, description="ResNet-18's ImageNet weights: also EZ-VSL's object guidance")
 
 
 class Ablations(Section):
@@ -288,7 +289,8 @@ def portable(config: Config) -> dict[str, Any]:
 
 def _change_paths(values: dict[str, Any], change: Callable[[Path], Path | str]) -> dict[str, Any]:
     data, stamps = values["data"], values["data"]["stamps"] or {}
-    for section, key in ((data, "root"), (data, "raw"), (stamps, "media"), (values["model"], "imagenet")):
+    for section, key in ((data, "root"), (data, "raw"), (stamps, "media"), (values["model"], "imagenet"),
+                         (values["evaluation"], "object_prior")):  # fmt: skip
         if isinstance(section.get(key), str | Path):
             section[key] = change(Path(section[key]))
     return values

@@ -169,9 +169,11 @@ def load_imagenet(network: nn.Sequential, source: bool | Path) -> None:
 
             weights = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except Exception as error:
-        advice = "give model.imagenet the path of a local ResNet-18 state dict (torchvision's resnet18-*.pth)"
+        advice = "give the path of a local ResNet-18 state dict (torchvision's resnet18-*.pth)"
         raise InputError(f"ImageNet weights could not be read ({source}): {error}; {advice}") from error
     try:
         network.load_state_dict({name: value for name, value in weights.items() if not name.startswith("fc.")})
     except (RuntimeError, AttributeError) as error:
-        raise InputError(f"ImageNet weights {source} do not fit model.width/model.blocks: {error}") from error
+        raise InputError(
+            f"ImageNet weights {source} do not fit the encoder (width 64, blocks 2,2,2,2): {error}"
+        ) from error

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from sslib import datasets, features, losses
 from sslib.config import Config
-from sslib.model import SoundLocalizer
+from sslib.model import SoundLocalizer, load_imagenet, resnet_encoder
 
 
 class Prediction(NamedTuple):
@@ -32,19 +32,20 @@ class Prediction(NamedTuple):
 OtherAudio = np.ndarray | Callable[[Tensor, list[str]], Tensor]
 
 
-def encode_images(model: SoundLocalizer, image: UInt8[Tensor, "B 3 S S"], config: Config) -> Float[Tensor, "B C h w"]:
+def encode_images(model: nn.Module, image: UInt8[Tensor, "B 3 S S"], config: Config) -> Float[Tensor, "B C h w"]:
     """Encode images as ``evaluation`` says: the mean of their visual maps at every size, mirrored ones turned back.
 
-    Small images show whole objects to an encoder, large ones give fine maps; the mean has the cells of the largest.
+    `model` is a :class:`SoundLocalizer`, or an image encoder alone. Small images show whole objects to an encoder,
+    large ones give fine maps; the mean has the cells of the largest.
     """
-    normalized, maps = features.images(image, config), []
+    encode, normalized, maps = getattr(model, "encode_image", model), features.images(image, config), []
     for size in sorted(config.evaluation.image_sizes, reverse=True) or (image.shape[-1],):
         scaled = normalized
         if size != image.shape[-1]:
             scaled = F.interpolate(normalized, (size, size), mode="bilinear", antialias=True)
-        visual = model.encode_image(scaled).float()
+        visual = encode(scaled).float()
         if config.evaluation.mirror:
-            visual = (visual + model.encode_image(scaled.flip(3)).float().flip(3)) / 2
+            visual = (visual + encode(scaled.flip(3)).float().flip(3)) / 2
         maps.append(visual if not maps else F.interpolate(visual, maps[0].shape[2:], mode="bilinear"))
     return torch.stack(maps).mean(dim=0)
 
@@ -92,6 +93,21 @@ def predict(
     arrays = {name: torch.cat(parts).numpy() for name, parts in maps.items()}
     pair_scores = torch.cat(scores).numpy() if all_pairs else None
     return Prediction(list(clips.ids), arrays, audio.cpu().numpy(), loss / start, found / start, pair_scores)
+
+
+@torch.no_grad()
+def object_prior(
+    clips: datasets.AVDataset | datasets.InMemory, config: Config, device: torch.device | str = "cpu"
+) -> Float[np.ndarray, "N h w"]:
+    """Find where there is anything at all in each image: mean |features| of an ImageNet classifier (EZ-VSL, sec. 3.3).
+
+    Its weights, of ResNet-18, are ``evaluation.object_prior``. Differs: layer4 with stride 1, so cells as fine as ours.
+    """
+    network = resnet_encoder(3).eval()
+    load_imagenet(network, config.evaluation.object_prior)
+    network.to(device)
+    maps = [encode_images(network, image.to(device), config).abs().mean(dim=1) for image, _ in _batches(clips, config)]
+    return torch.cat(maps).cpu().numpy()
 
 
 def _encode_audio(

@@ -152,12 +152,14 @@ def test_dump_loads_to_the_same(tmp_path):
         "data": {"root": "some/where", "time": 2.5, "stamps": {"media": "debs", "train": 5}},
         "model": {"imagenet": "weights.pth", "blocks": [1, 2, 3, 4]},
         "training": {"augment": {"gain_db": 12}},
+        "evaluation": {"object_prior": "prior.pth"},
         "ablations": {"variants": {"base": {"model": {"reasoning": False}}}, "seeds": [0, 1]},
     }
     first = load(tmp_path, yaml.safe_dump(values))
     assert first.data.root == tmp_path / "some/where"
     assert first.data.stamps.media == tmp_path / "debs"
     assert first.model.imagenet == tmp_path / "weights.pth"
+    assert first.evaluation.object_prior == tmp_path / "prior.pth"
     again = load(tmp_path, config.dump(first))
     assert again == first
     assert config.dump(again) == config.dump(first)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from sslib import checkpoint
-from sslib.config import Config, Evaluation, InputError, resolve, root_for
+from sslib.config import Config, Evaluation, InputError, Objective, resolve, root_for
 from sslib.evaluation.bootstrap import Interval, bootstrap_means
 from sslib.evaluation.tables import MEASURES, PROTOCOLS, Row, interaction_columns, over_scenes
 from sslib.model import SoundLocalizer
@@ -194,13 +194,13 @@ def against(
     """Hold the paper's method against its base model and other papers' objectives, by the configuration of each group.
 
     `table` is the comparison of all `groups`. Returns names: base, context (the paper's, all of its losses), published
-    (of others'), best (of these, by pointing on the first list), own (the best of any other); None or
+    (of others'), best (of these, by pointing on the first list), own (the first of any other); None or
     nothing where there is none. And on the :func:`leading` results the gains ``context_over_base``, ...
     """
     points = leading(table).query("measure == 'pointing'").drop_duplicates("run").set_index("run")["value"]
     configs = {name: config for name, config in configs.items() if name in points}
     published = [name for name, config in configs.items() if config.objective.kind in PUBLISHED]
-    paper = {n: c for n, c in configs.items() if c.objective.kind == "context" and c.objective.pool != "soft"}
+    paper = {name: config for name, config in configs.items() if _is_the_papers(config.objective)}
     others = [name for name in configs if name not in paper and name not in published]
     full = [name for name, one in paper.items()
             if one.model.reasoning and one.objective.discrimination and one.objective.divergence]  # fmt: skip
@@ -208,7 +208,7 @@ def against(
         "base": next((name for name, one in paper.items() if not one.model.reasoning), None),
         "context": next(iter(full), None),
         "best": points[published].idxmax() if published else None,
-        "own": points[others].idxmax() if others else None,
+        "own": next(iter(others), None),
     }
     of = {group.name: group for group in groups}
     for name, over in (("context", "base"), ("context", "best"), ("own", "best"), ("own", "context")):
@@ -216,6 +216,10 @@ def against(
         rows = leading(gains(compare([of[one] for one in pair], how))) if all(pair) else pd.DataFrame()
         found |= {f"{name}_over_{over}": rows.to_dict("records")}
     return found | {"published": published}
+
+
+def _is_the_papers(how: Objective) -> bool:
+    return how.kind == "context" and how.pool != "soft" and not (how.silent or how.global_contrast)
 
 
 def group_runs(runs: Sequence[Path]) -> list[Group]:

@@ -32,6 +32,8 @@ METHODS = {  # kind of map and sound condition, and how tables call what they ma
     ("untrained", "own"): "untrained weights",
     ("visual_only", "none"): "visual-only (foreground nodes)",
     ("visual_only_mean", "none"): "visual-only (all nodes)",
+    ("object_guided", "own"): "model, object-guided",
+    ("object_prior", "none"): "object prior",
     ("whole_image", "none"): "whole image",
     ("centre_square", "none"): "centre square",
     ("oracle", "none"): "oracle ranking",
@@ -148,7 +150,7 @@ def universal_thresholds(maps: Mapping[str, np.ndarray]) -> dict[str, float]:
     A map that no sound went into (``visual_only``) is what it is for silence too. (Juanola et al. 2024.)
     """
     negatives = {kind: [array_name(kind, name) for name in NEGATIVES] for kind in ("similarity", "untrained")}
-    negatives |= {kind: [kind] for kind in ("visual_only", "visual_only_mean")}
+    negatives |= {kind: [kind] for kind in ("visual_only", "visual_only_mean", "object_prior")}
     found = {kind: {name: maps[name] for name in names if name in maps} for kind, names in negatives.items()}
     return {kind: protocols.universal_threshold(arrays) for kind, arrays in found.items() if arrays}
 

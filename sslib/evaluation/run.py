@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sslib import checkpoint, datasets, metrics
+from sslib import baselines, checkpoint, datasets, metrics, prediction
 from sslib.config import Config, InputError, portable
 from sslib.data.layout import Layout, write_atomic
 from sslib.evaluation import comparison, measures, protocols, tables
@@ -109,6 +109,10 @@ def predict_all(
     arrays = trained.maps | {"audio_embeddings": trained.audio_embeddings}
     if pairs:
         arrays |= {"pair_scores": trained.pair_scores, "untrained_pair_scores": blank.pair_scores}
+    if config.evaluation.object_prior:
+        prior, own = prediction.object_prior(clips, config, device), torch.from_numpy(arrays["similarity"])
+        guided = baselines.object_guided(own, torch.from_numpy(prior)).numpy()
+        arrays |= {"object_prior": prior, "object_guided": guided}
     arrays |= {"untrained": blank.maps["similarity"]} | {array_name("untrained", n): blank.maps[n] for n in unheard}
     return arrays | {f"{name}_with": index for name, index in sounds.items() if isinstance(index, np.ndarray)}
 
