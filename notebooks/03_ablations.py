@@ -102,7 +102,8 @@ if groups:
 # $$ \mathcal{L} = \mathcal{L}_{\mathrm{loc}} + \lambda_1 \mathcal{L}_{\mathrm{dis}}
 # + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
 #
-# Another `kind` of objective replaces all of them. What sets the variants apart:
+# Our own changes are another `pool` of the maps, a `global_contrast` of whole pictures, and `silent` sounds that go with
+# none. Another `kind` of objective replaces all of them. What sets the variants apart:
 
 # %%
 rows = {}
@@ -111,8 +112,10 @@ for group in groups:
     pages = [f"variants/{group.name}-seed{seed}/04_evaluation.html" for seed in group.seeds]
     rows[group.name] = {
         "pages, by seed": ", ".join(map("[{}]({})".format, group.seeds, pages)),
-        "objective": loss.kind,
+        "objective": loss.kind if loss.kind != "context" else f"{loss.kind}, {loss.pool}",
+        "silent sounds": loss.silent * (loss.kind == "context"),
         "localization": loss.localization * (loss.kind == "context"),
+        "global contrast": loss.global_contrast * (loss.kind == "context"),
         "discrimination": loss.discrimination * own.model.reasoning,
         "divergence": loss.divergence * own.model.reasoning,
         "epochs": own.training.epochs,
@@ -141,9 +144,9 @@ if groups:
 # %% [markdown] tags=["optional"]
 # ### Learning curves
 #
-# Curves, means over seeds, of what variants have in common: the paper's localization loss, on training clips where it was trained and on
-# validation clips always (baselines have temperatures of their own: it tells little of them), and on the validation
-# clips the share of pictures that find their own sound in a batch and of maps that point into the box.
+# Curves, means over seeds, of what variants have in common: the paper's localization loss, on training clips where it
+# was trained and on validation clips always (baselines have temperatures of their own: it tells little of them), and on
+# the validation clips the share of pictures that find their own sound in a batch and of maps that point into the box.
 
 # %%
 if runs:
