@@ -104,7 +104,7 @@ class Objective(Section):
     pool: Literal["max", "avg", "soft"] = Field("max", description="of maps to scores; the paper: max; ours: soft")
     symmetric: bool = Field(False, description="also tell images apart given a sound; the release: false")
     silent: int = Field(0, ge=0, description="silence and noise a batch, sounds of no image; paper: 0; ours: 3")
-    global_contrast: float = Field(0.0, ge=0.0, description="weight; paper: 0; ours: 0.3")
+    global_contrast: float = Field(0.0, ge=0.0, description="weight; whole images, fixed sounds; paper: 0; ours: 0.3")
     foreground: PositiveInt = 8
     background: PositiveInt = 8
     localization: float = Field(1.0, ge=0.0)

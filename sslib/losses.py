@@ -133,7 +133,8 @@ def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
         terms = getattr(baselines, config.kind)(output.visual, output.audio)
     if config.kind == "context" and config.global_contrast:
         whole = output.visual.float().mean(dim=(2, 3), keepdim=True)  # one cell: the average-pooled image
-        terms["global_contrast"] = localization(pooled_similarity(whole, sounds, scale), config.symmetric)
+        pooled = pooled_similarity(whole, sounds.detach(), scale)  # else sounds are learned by heart
+        terms["global_contrast"] = localization(pooled, config.symmetric)
     if output.node_maps is not None:
         node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(

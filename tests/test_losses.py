@@ -76,17 +76,26 @@ def test_sounds_of_no_image_are_wrong_for_every_image_and_have_no_direction_of_t
 
 @pytest.mark.parametrize("silent", [0, 2])
 def test_global_contrast(silent):
-    """InfoNCE over the cosines of the mean of each visual map with all sounds, those of nothing among them."""
+    """InfoNCE over the cosines of the mean of each visual map with all sounds, those of nothing among them.
+
+    It teaches the image encoder only.
+    """
     t, nothing = tensors(10), tensors(11)["audio"][:silent] if silent else None
+    for side in ("visual", "audio"):
+        t[side].requires_grad_()
     config = Objective(symmetric=True, global_contrast=0.3, pool="soft")
     result = losses.objective(Output(t["visual"], t["audio"], None, None, nothing), torch.tensor(2.0), config)
-    sounds = torch.cat([t["audio"], nothing]).numpy() if silent else t["audio"].numpy()
-    logits = [[2 * cosine(v.mean(axis=(1, 2)), a) for a in sounds] for v in t["visual"].double().numpy()]
+    gradients = torch.autograd.grad(result.terms["global_contrast"], [t["visual"], t["audio"]],
+                                    retain_graph=True, allow_unused=True)  # fmt: skip
+    assert gradients[0].any() and gradients[1] is None
+    visual, audio = t["visual"].detach().double().numpy(), t["audio"].detach()
+    sounds = torch.cat([audio, nothing]).numpy() if silent else audio.numpy()
+    logits = [[2 * cosine(v.mean(axis=(1, 2)), a) for a in sounds] for v in visual]
     to_sounds = [log_softmax(row)[b] for b, row in enumerate(logits)]
     to_pictures = [log_softmax([row[n] for row in logits])[n] for n in range(4)]
     want = -(np.mean(to_sounds) + np.mean(to_pictures)) / 2
     assert result.logits.shape == (4, 4 + silent)
-    assert float(result.terms["global_contrast"]) == pytest.approx(want, rel=1e-5)
+    assert result.terms["global_contrast"].item() == pytest.approx(want, rel=1e-5)
     torch.testing.assert_close(result.total, result.terms["localization"] + 0.3 * result.terms["global_contrast"])
 
 
