@@ -118,7 +118,8 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # A pair's score is its map, pooled: at the maximum (the paper's `objective.pool: max`), or as the mean of the map under
 # its own softmax, $\sum_{xy} \mathrm{softmax}_{xy}(S / 0.1)\, S_{xy}$ (`soft`), which teaches every cell by its share
 # and not the one alone that is highest by chance. `silent` adds sounds that go with no picture, so that silence is far
-# from all of them; `global_contrast` asks the same of the average-pooled picture, so that maps cover whole objects.
+# from all of them. `global_contrast` asks the same of the average-pooled picture, so that maps cover whole objects;
+# there the sounds take no gradient, else they are learned by heart.
 
 # %% tags=["teach"]
 objective = settings.objective
@@ -131,7 +132,7 @@ asked = losses.localization(logits, objective.symmetric)
 terms = {"localization": asked} if objective.kind == "context" else {}
 if terms and objective.global_contrast:
     whole = output.visual.mean(dim=(2, 3), keepdim=True)
-    pooled = losses.pooled_similarity(whole, sounds, model.scale)
+    pooled = losses.pooled_similarity(whole, sounds.detach(), model.scale)
     terms["global_contrast"] = losses.localization(pooled, objective.symmetric)
 pd.Series({"visual map": output.visual, "sound vectors": sounds, "logits": logits}).map(np.shape)
 
