@@ -84,6 +84,7 @@ def sweep(folder: Path) -> tuple[str, str]:
     found = comparison.against(groups, configs, table, how)
     leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
     heard = f"Points of pointing that the own sound adds over another clip's:\n\n{owed(groups, table, how)}"
+    heard += f"\n\nF_LOC, percent, by seed:\n\n{silence_too(groups, table)}"
     legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
     parts = []
     for protocol in ("localization", "masks", "interaction"):
@@ -111,6 +112,21 @@ def owed(groups: list[comparison.Group], table: pd.DataFrame, how: Evaluation) -
             values = here.to_numpy(float).T[:, :, None]
             (found,) = bootstrap_means(values, here.index.get_level_values("recording"), how.resamples, how.confidence)
             cell = text.format_interval(found._asdict(), sign=True, percent=True)
+            rows.setdefault(group.name, {})[text.subset_title(*place)] = cell
+    return text.markdown_table(pd.DataFrame(rows).T)
+
+
+def silence_too(groups: list[comparison.Group], table: pd.DataFrame) -> str:
+    """F_LOC of each seed as Markdown: success where there is a source, and no claim where there is none."""
+    rows: dict[str, dict[str, str]] = {}
+    places = comparison.leading(table)[["split", "subset"]].drop_duplicates()
+    for group in groups:
+        summaries = [pd.DataFrame(read_summary(run)["tables"]) for run in group.runs]
+        found = [s.query("measure == 'f_loc' and method == 'model'").set_index(["split", "subset"]) for s in summaries]
+        for place in (
+            comparison.leading(table)[["split", "subset"]].drop_duplicates().itertuples(index=False, name=None)
+        ):
+            cell = ", ".join(f"{100 * values.loc[place, 'value']:.1f}" for values in found)
             rows.setdefault(group.name, {})[text.subset_title(*place)] = cell
     return text.markdown_table(pd.DataFrame(rows).T)
 
