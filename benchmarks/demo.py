@@ -123,9 +123,7 @@ def silence_too(groups: list[comparison.Group], table: pd.DataFrame) -> str:
     for group in groups:
         summaries = [pd.DataFrame(read_summary(run)["tables"]) for run in group.runs]
         found = [s.query("measure == 'f_loc' and method == 'model'").set_index(["split", "subset"]) for s in summaries]
-        for place in (
-            comparison.leading(table)[["split", "subset"]].drop_duplicates().itertuples(index=False, name=None)
-        ):
+        for place in places.itertuples(index=False, name=None):
             cell = ", ".join(f"{100 * values.loc[place, 'value']:.1f}" for values in found)
             rows.setdefault(group.name, {})[text.subset_title(*place)] = cell
     return text.markdown_table(pd.DataFrame(rows).T)
