@@ -83,8 +83,9 @@ def sweep(folder: Path) -> tuple[str, str]:
     how = configs[groups[0].name].evaluation
     found = comparison.against(groups, configs, table, how)
     leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
-    heard = f"Points of pointing that the own sound adds over another clip's:\n\n{owed(groups, table, how)}"
-    heard += f"\n\nF_LOC, percent, by seed:\n\n{silence_too(groups, table)}"
+    places = [*leading[["split", "subset"]].drop_duplicates().itertuples(index=False, name=None)]
+    heard = f"Points of pointing that the own sound adds over another clip's:\n\n{owed(groups, places, how)}"
+    heard += f"\n\nF_LOC, percent, by seed:\n\n{silence_too(groups, places)}"
     legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
     parts = []
     for protocol in ("localization", "masks", "interaction"):
@@ -95,7 +96,7 @@ def sweep(folder: Path) -> tuple[str, str]:
     return f"{text.compared(found, table)}\n\n{legend}\n\n{text.methods_table(leading)}\n\n{heard}", "\n\n".join(parts)
 
 
-def owed(groups: list[comparison.Group], table: pd.DataFrame, how: Evaluation) -> str:
+def owed(groups: list[comparison.Group], places: list[tuple[str, str]], how: Evaluation) -> str:
     """What the own sound of a clip adds to pointing over another clip's, over recordings and seeds, as Markdown."""
     rows: dict[str, dict[str, str]] = {}
     for group in groups:
@@ -107,7 +108,7 @@ def owed(groups: list[comparison.Group], table: pd.DataFrame, how: Evaluation) -
             )
             gains.append(by_sound["own"] - by_sound["shuffled"])
         together = pd.concat(gains, axis=1)  # a column a seed
-        for place in comparison.leading(table)[["split", "subset"]].drop_duplicates().itertuples(index=False):
+        for place in places:
             here = together.loc[place]
             values = here.to_numpy(float).T[:, :, None]
             (found,) = bootstrap_means(values, here.index.get_level_values("recording"), how.resamples, how.confidence)
@@ -116,14 +117,13 @@ def owed(groups: list[comparison.Group], table: pd.DataFrame, how: Evaluation) -
     return text.markdown_table(pd.DataFrame(rows).T)
 
 
-def silence_too(groups: list[comparison.Group], table: pd.DataFrame) -> str:
+def silence_too(groups: list[comparison.Group], places: list[tuple[str, str]]) -> str:
     """F_LOC of each seed as Markdown: success where there is a source, and no claim where there is none."""
     rows: dict[str, dict[str, str]] = {}
-    places = comparison.leading(table)[["split", "subset"]].drop_duplicates()
     for group in groups:
         summaries = [pd.DataFrame(read_summary(run)["tables"]) for run in group.runs]
         found = [s.query("measure == 'f_loc' and method == 'model'").set_index(["split", "subset"]) for s in summaries]
-        for place in places.itertuples(index=False, name=None):
+        for place in places:
             cell = ", ".join(f"{100 * values.loc[place, 'value']:.1f}" for values in found)
             rows.setdefault(group.name, {})[text.subset_title(*place)] = cell
     return text.markdown_table(pd.DataFrame(rows).T)

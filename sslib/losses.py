@@ -129,12 +129,12 @@ def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
     node_ranking = None
     if config.kind == "context":
         terms = {"localization": localization(logits, config.symmetric)}
+        if config.global_contrast:
+            whole = output.visual.float().mean(dim=(2, 3), keepdim=True)  # one cell: the average-pooled image
+            pooled = pooled_similarity(whole, sounds.detach(), scale)  # else sounds are learned by heart
+            terms["global_contrast"] = localization(pooled, config.symmetric)
     else:  # by its name: config.Objective knows which there are
         terms = getattr(baselines, config.kind)(output.visual, output.audio)
-    if config.kind == "context" and config.global_contrast:
-        whole = output.visual.float().mean(dim=(2, 3), keepdim=True)  # one cell: the average-pooled image
-        pooled = pooled_similarity(whole, sounds.detach(), scale)  # else sounds are learned by heart
-        terms["global_contrast"] = localization(pooled, config.symmetric)
     if output.node_maps is not None:
         node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(
