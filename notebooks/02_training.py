@@ -58,7 +58,8 @@ show(text.generated_note(info.get("generated")))
 torch.manual_seed(settings.seed)
 size = min(settings.training.batch_size, len(data))
 batch = datasets.collate([data[index] for index in torch.randperm(len(data))[:size].tolist()])
-image = features.images(batch["image"], settings, augment=True)  # (B, 3, S, S)
+image = features.images(batch["image"], settings, augment=True)
+image, boxes = image.tensor_split([3], dim=1)  # (B, 3, S, S); boxes: of supervised training only
 spectrogram = features.spectrograms(batch["waveform"], settings, augment=True)  # (B, 1, F, T)
 show(
     f"{len(data):,} clips of *{info.get('name', data.layout.root.name)}*; a batch holds {size} pictures of "
@@ -148,7 +149,7 @@ if output.node_maps is not None:
     )
 
 # %% tags=["teach"]
-trained = losses.objective(output, model.scale, objective).terms
+trained = losses.objective(output, model.scale, objective, boxes).terms
 assert all(torch.isclose(value, trained[name]) for name, value in terms.items()), (
     "not what training takes"
 )

@@ -113,6 +113,7 @@ for group in groups:
     rows[group.name] = {
         "pages, by seed": ", ".join(map("[{}]({})".format, group.seeds, pages)),
         "objective": loss.kind if loss.kind != "context" else f"{loss.kind}, {loss.pool}",
+        "boxes shown": f"{loss.boxes:.0%}",
         "silent sounds": loss.silent * (loss.kind == "context"),
         "localization": loss.localization * (loss.kind == "context"),
         "global contrast": loss.global_contrast * (loss.kind == "context"),

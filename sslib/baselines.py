@@ -6,16 +6,11 @@ sound. So this compares *objectives*, not published systems: none has its own ba
 schedule here. Written from the papers' equations in our own words; each function says what differs.
 
 A baseline takes the visual map and the sound vectors of a batch (those of all processes) and returns its terms as they
-count in the sum, by the names that ``metrics.csv`` and the pages show. All compute in float32. None sees a box: the
-supervised and semi-supervised variants of the attention model are left out, since training batches have no boxes.
+count in the sum, by the names that ``metrics.csv`` and the pages show. All compute in float32. None sees a box but
+:func:`attention`, where ``objective.boxes`` shows it some.
 
-To add one, write a function here, put its name into ``config.Objective.kind``, and choose it in a YAML file::
-
-    def margin(visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "B C"]) -> dict[str, Tensor]:
-        # each pair's best cell 0.2 above the mean of the others
-        scores = cosines(visual, audio).amax(dim=2)
-        own, others = scores.diagonal(), (scores.sum(dim=1) - scores.diagonal()) / (len(scores) - 1)
-        return {"margin": (0.2 - own + others).relu().mean()}
+To add one (README.md shows how), write a function here, put its name into ``config.Objective.kind``, and choose it in a
+YAML file.
 """
 
 from __future__ import annotations
@@ -33,21 +28,31 @@ def cosines(visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "N C"]) -> Fl
     return torch.einsum("bcx,nc->bnx", _cells(visual), F.normalize(audio.float(), dim=1))
 
 
-def attention(visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "B C"]) -> dict[str, Tensor]:
-    """Bring what a sound attends to closer to it than to another sound (Senocak et al., CVPR 2018, unsupervised).
+def attention(
+    visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "B C"], boxes: Float[Tensor, "B H W"] | None = None
+) -> dict[str, Tensor]:
+    """Bring what a sound attends to closer to it than to another sound (Senocak et al., CVPR 2018).
 
     Attention is the softmax over the cells of the rectified cosine. The attended visual vector has distance d+ to its
     own sound and d- to another; the loss is the square of exp d+ / (exp d+ + exp d-), the paper's triplet loss (both of
-    its components are equal).
+    its components are equal). With `boxes` (1 inside of them; 0 outside, and for clips of which none is shown) this is
+    the semi-supervised model: ``supervised`` is minus the sum of the log attention that they cover.
 
     Differs: no fully connected layers around the attention, so directions are compared (unit vectors); frozen VGG-16 is
-    our encoder; the other sound is that of the row before, not a drawn one (rows are shuffled).
+    our encoder; the other sound is that of the row before, not a drawn one (rows are shuffled). The supervised
+    model has no triplet loss; here it stays with all boxes too, small beside theirs. A cell counts by the share of it
+    that is covered.
     """
     audio = F.normalize(audio.float(), dim=1)
-    weights = torch.einsum("bcx,bc->bx", _cells(visual), audio).relu().softmax(dim=1)
+    likely = torch.einsum("bcx,bc->bx", _cells(visual), audio).relu()
+    weights = likely.softmax(dim=1)
     attended = F.normalize(torch.einsum("bcx,bx->bc", visual.float().flatten(2), weights), dim=1)
     own, other = ((attended - sound).norm(dim=1) for sound in (audio, audio.roll(1, 0)))
-    return {"triplet": torch.sigmoid(own - other).square().mean()}
+    terms = {"triplet": torch.sigmoid(own - other).square().mean()}
+    if boxes is not None:
+        covered = F.adaptive_avg_pool2d(boxes, visual.shape[2:]).flatten(1)
+        terms["supervised"] = -(covered * likely.log_softmax(dim=1)).sum(dim=1).mean()
+    return terms
 
 
 def lvs(

@@ -12,12 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
+from sslib import metrics
 from sslib.config import Config, InputError
 from sslib.data import media
 from sslib.data.layout import ClipError, Layout
@@ -38,7 +40,8 @@ class AVDataset(Dataset):
     config : the experiment.
     split : name of the list (``splits/NAME.txt``). Clips that are not there are left out with a warning; `ids` are
         those present, `missing` the others, `present` says it in words.
-    train : training geometry and, with ``data.time: random``, a random moment.
+    train : training geometry and, with ``data.time: random``, a random moment. With ``objective.boxes`` the image has a
+        fourth channel: 255 in the boxes of the first clips that have some (this share of them), else 0.
     annotated : also read boxes and masks.
     loader : read the folder's files or its store (default: as ``data.loader`` says).
 
@@ -64,6 +67,7 @@ class AVDataset(Dataset):
         self.size = max(config.evaluation.image_sizes, default=config.data.image_size)
         if train:
             self.size = round(config.data.image_size * config.training.augment.crop)
+        self.shown = self._find_boxes(config.objective.boxes) if train and config.objective.boxes else None
         self.annotations = self.layout.annotations(split) if annotated else None
         if annotated and (unknown := [i for i in self.ids if "boxes" not in self.annotations.get(i, {})]):
             raise InputError(f"{len(unknown)} of {len(self.ids)} clips of {split!r} lack boxes: {unknown[:5]} …")
@@ -86,6 +90,14 @@ class AVDataset(Dataset):
             warnings.warn(f"{says}; missing (dataset.missing names all): {_some(missing, 10)}", stacklevel=3)
         return ids, missing
 
+    def _find_boxes(self, share: float) -> dict[str, list]:
+        """The boxes that training is shown, by clip id."""
+        annotations = self.layout.annotations(self.split)
+        known = {i: boxes for i in self.ids if (boxes := annotations.get(i, {}).get("boxes"))}
+        if not known:
+            raise InputError(f"no clip of {self.split!r} in {self.layout.root} has boxes: set objective.boxes to 0")
+        return dict([*known.items()][: round(share * len(known))])
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -104,6 +116,9 @@ class AVDataset(Dataset):
         number = self.window.frame_number(time, frames)
         frame = frames[number] if self.reader is self.layout else self.reader.frame(clip_id, number)
         image = media.read_image(frame, self.size)
+        if self.shown is not None:
+            inside = metrics.box_map(self.shown.get(clip_id, []), self.size)
+            image = np.concatenate([image, (255 * inside[None]).astype(np.uint8)])
         return {"clip_id": clip_id, "image": torch.from_numpy(image), "waveform": torch.from_numpy(waveform)}
 
     def _ground_truth(self, clip_id: str) -> dict[str, Any]:
@@ -135,20 +150,20 @@ class InMemory(NamedTuple):
     """A whole list, decoded: what small data sets train from without loader processes."""
 
     ids: list[str]
-    image: Tensor  # uint8 (N, 3, S, S)
+    image: Tensor  # uint8 (N, 3, S, S), with objective.boxes (N, 4, S, S)
     waveform: Tensor  # int16 (N, samples)
 
 
 def load_in_memory(dataset: AVDataset, device: torch.device | str = "cpu", threads: int = 2) -> InMemory:
     """Decode every clip of `dataset` once, by threads; ``InputError`` when it does not fit into memory."""
-    samples = dataset.window.samples
-    need, room = len(dataset) * (3 * dataset.size**2 + 2 * samples), available_memory()
+    samples, channels = dataset.window.samples, 3 + (dataset.shown is not None)
+    need, room = len(dataset) * (channels * dataset.size**2 + 2 * samples), available_memory()
     print(f"{dataset.split}: {need / 1e9:.2f} GB in memory, {room / 1e9:.2f} GB are available")
     if need > room:
         advice = "use data.in_memory: false, with training.workers and a store (`python -m sslib store DATA`)"
         says = f"{need / 1e9:.2f} GB of memory, {room / 1e9:.2f} GB are available"
         raise InputError(f"{dataset.split} needs {says}: {advice}")
-    image = torch.empty((len(dataset), 3, dataset.size, dataset.size), dtype=torch.uint8)
+    image = torch.empty((len(dataset), channels, dataset.size, dataset.size), dtype=torch.uint8)
     waveform = torch.empty((len(dataset), samples), dtype=torch.int16)
 
     def read(index: int) -> None:

@@ -112,7 +112,7 @@ def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: 
 
     With several processes the images and sounds of all of them are compared, with gradients to each.
     """
-    image = features.images(batch["image"], config, augment=True)
+    image, boxes = features.images(batch["image"], config, augment=True).tensor_split([3], dim=1)
     spectrogram = features.spectrograms(batch["waveform"], config, augment=True)
     if config.objective.kind == "context" and config.objective.silent:
         silent = features.silent_sounds(config.objective.silent, batch["waveform"])
@@ -120,7 +120,8 @@ def training_step(model: Any, batch: dict[str, Tensor], config: Config, fabric: 
     output = model(image, spectrogram)
     if fabric is not None and fabric.world_size > 1:
         output = Output(*(None if part is None else _gather(part, fabric) for part in output))
-    return losses.objective(output, model.scale, config.objective)
+        boxes = _gather(boxes, fabric) if config.objective.boxes else boxes
+    return losses.objective(output, model.scale, config.objective, boxes)
 
 
 def _gather(part: Tensor, fabric) -> Tensor:

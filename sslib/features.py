@@ -70,27 +70,30 @@ def spectrograms(waveform: Int16[Tensor, "B n"], config: Config, augment: bool =
     return spectrogram[:, None]
 
 
-def images(image: UInt8[Tensor, "B 3 H W"], config: Config, augment: bool = False) -> Float[Tensor, "B 3 S S"]:
-    """Turn stored RGB images into what the image encoder sees: cropped (training), scaled to [0, 1], normalized."""
+def images(image: UInt8[Tensor, "B C H W"], config: Config, augment: bool = False) -> Float[Tensor, "B C S S"]:
+    """Turn stored RGB images into what the image encoder sees: cropped (training), scaled to [0, 1], normalized.
+
+    A fourth channel (boxes, ``objective.boxes``) is cropped and scaled alike.
+    """
     size = config.data.image_size
     if augment:
         image = random_crop(image, size, config.training.augment.flip)
-    values = image.float() / 255
+    values, boxes = (image.float() / 255).split([3, image.shape[1] - 3], dim=1)
     if augment:
         values = augment_colour(values, config.training.augment)
-    return (values - IMAGENET_MEAN.to(values.device)) / IMAGENET_STD.to(values.device)
+    return torch.cat([(values - IMAGENET_MEAN.to(values.device)) / IMAGENET_STD.to(values.device), boxes], dim=1)
 
 
-def random_crop(image: UInt8[Tensor, "B 3 H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B 3 size size"]:
+def random_crop(image: UInt8[Tensor, "B C H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B C size size"]:
     """Cut a window of `size` x `size` at a random place out of each image, and mirror half of them."""
-    count, _, height, width = image.shape
+    count, channels, height, width = image.shape
     rows = torch.randint(height - size + 1, (count, 1)) + torch.arange(size)
     columns = torch.randint(width - size + 1, (count, 1)) + torch.arange(size)
     if flip:
         mirrored = torch.rand(count, 1) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    index = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, -1).expand(-1, 3, -1)
-    return image.flatten(2).gather(2, index.to(image.device)).view(count, 3, size, size)
+    index = (rows[:, :, None] * width + columns[:, None, :]).view(count, 1, -1).expand(-1, channels, -1)
+    return image.flatten(2).gather(2, index.to(image.device)).view(count, channels, size, size)
 
 
 def augment_colour(image: Float[Tensor, "B 3 H W"], config: Augment) -> Float[Tensor, "B 3 H W"]:

@@ -1,17 +1,9 @@
 """The three learning objectives as pure functions of tensors, and their weighted sum (paper section 3.3).
 
 Everything here computes in float32 whatever the autocast, and in log space. To add a loss, write a function and name
-its term in :func:`objective`::
-
-    def smoothness(similarity: Float[Tensor, "B h w"]) -> Float[Tensor, ""]:
-        # mean jump between neighbouring cells
-        return similarity.diff(dim=1).abs().mean() + similarity.diff(dim=2).abs().mean()
-
-    terms["smoothness"] = smoothness(similarity)
-
-Training, ``metrics.csv`` and the pages know it then. It counts in full, until ``config.Objective`` has a weight of the
-same name (``smoothness: float = Field(0.1, ge=0.0)``), which ``--set objective.smoothness=0.5`` and the variants of an
-ablation can change.
+its term in :func:`objective` (README.md shows one): training, ``metrics.csv`` and the pages know it then. It counts in
+full, until ``config.Objective`` has a weight of its name (``smoothness: float = Field(0.1, ge=0.0)``), which ``--set
+objective.smoothness=0.5`` and the variants of an ablation can change.
 """
 
 from __future__ import annotations
@@ -115,13 +107,16 @@ class Losses(NamedTuple):
     logits: Float[Tensor, "B N"]
 
 
-def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
+def objective(
+    output: Output, scale: Tensor, config: Objective, boxes: Float[Tensor, "B n H W"] | None = None
+) -> Losses:
     """Compute all losses of one batch, weighed as `config` says (the paper: 1, 0.1 and 0.1), or those of a baseline.
 
     Parameters
     ----------
     output : what the model gave for B images and their sounds; without node maps only the localization loss counts.
     scale : the model's learned factor of cosines; baselines have temperatures of their own.
+    boxes : 1 in the boxes that ``config.boxes`` shows to training, else 0 (n = 1; 0 where it shows none).
     """
     sounds = output.audio if output.silent is None else torch.cat([output.audio, output.silent])
     logits = pooled_similarity(output.visual, sounds, scale, config.pool)
@@ -134,7 +129,8 @@ def objective(output: Output, scale: Tensor, config: Objective) -> Losses:
             pooled = pooled_similarity(whole, sounds.detach(), scale)  # else sounds are learned by heart
             terms["global_contrast"] = localization(pooled, config.symmetric)
     else:  # by its name: config.Objective knows which there are
-        terms = getattr(baselines, config.kind)(output.visual, output.audio)
+        shown = {"boxes": boxes[:, 0]} if config.boxes else {}
+        terms = getattr(baselines, config.kind)(output.visual, output.audio, **shown)
     if output.node_maps is not None:
         node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(

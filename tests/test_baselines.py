@@ -1,7 +1,7 @@
 """Baselines against plain double loops over their papers' equations, at extremes, and in a short training."""
 
 import math
-import textwrap
+import re
 import types
 from pathlib import Path
 from typing import get_args
@@ -49,16 +49,19 @@ def cross_entropy(scores: np.ndarray) -> float:
     return float(np.mean([logsumexp(row) - row[i] for i, row in enumerate(scores)]))
 
 
-def attention(visual, audio):
+def attention(visual, audio, boxes=None):
     cells, sounds = loops(visual, audio)
-    raw, found = visual.double().flatten(2).numpy(), []
+    raw, found, supervised = visual.double().flatten(2).numpy(), [], []
     for b in range(len(cells)):
         weights = softmax([max(cell @ sounds[b], 0) for cell in cells[b]])
         attended = unit(sum(w * raw[b, :, i] for i, w in enumerate(weights)))
         near, far = (np.linalg.norm(attended - sounds[n]) for n in (b, b - 1))
         ratio = softmax([near, far])
         found.append(((ratio - [0, 1]) ** 2).mean())
-    return {"triplet": np.mean(found)}
+        if boxes is not None:
+            covered = [boxes[b, 2 * y : 2 * y + 2, 3 * x : 3 * x + 3].mean() for y in range(3) for x in range(4)]
+            supervised.append(-sum(float(share) * np.log(w) for share, w in zip(covered, weights, strict=True)))
+    return {"triplet": np.mean(found)} | ({"supervised": np.mean(supervised)} if supervised else {})
 
 
 def lvs(visual, audio):
@@ -222,6 +225,18 @@ def test_order_of_clips_does_not_matter_and_precision_is_float32(kind):
     torch.testing.assert_close(half, rounded)
 
 
+def test_attention_is_shown_boxes():
+    """Cells of 2 x 3 pixels; of the second clip no box is known."""
+    visual, audio = batch(4)
+    boxes = torch.zeros(5, 6, 12)
+    boxes[0, 1:5, 2:9] = boxes[2, :, 4:] = boxes[3, 0, 0] = boxes[4] = 1
+    got = baselines.attention(visual, audio, boxes)
+    assert {name: float(value) for name, value in got.items()} == pytest.approx(attention(visual, audio, boxes))
+    result = losses.objective(Output(visual, audio, None, None), torch.tensor(1.0),
+                              Objective(kind="attention", boxes=0.8), boxes[:, None])  # fmt: skip
+    torch.testing.assert_close(result.total, got["triplet"] + got["supervised"])
+
+
 def test_object_guidance():
     similarity = torch.tensor([[[-1.0, 0.0], [0.5, 1.0]], [[0.2, 0.2], [0.2, 0.2]]])
     prior = torch.tensor([[[0.0, 4.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
@@ -258,12 +273,13 @@ def test_kinds_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"objective\.kind lvs trains no nodes: set model\.reasoning to false"):
         config.resolve(values, tmp_path)
     assert config.resolve(values | {"model": {"reasoning": False}}, tmp_path).objective.kind == "lvs"
+    values["objective"]["boxes"] = 0.5
+    with pytest.raises(ConfigError, match=r"objective\.boxes is for attention, lvs learns without"):
+        config.resolve(values | {"model": {"reasoning": False}}, tmp_path)
 
 
-def test_a_baseline_is_added_as_the_head_of_the_file_says():
-    """The function of that docstring, which README shows too, put into the file."""
-    example = textwrap.dedent("\n".join(line for line in baselines.__doc__.splitlines() if line.startswith("    ")))
-    assert example in (ROOT / "README.md").read_text()
+def test_a_baseline_is_added_as_the_readme_says():
+    example = re.search(r"```python\n(def margin.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     module = types.ModuleType("with_margin")
     exec(compile(Path(baselines.__file__).read_text() + example, "baselines.py", "exec"), module.__dict__)
     visual, audio = batch(7)

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch.utils.data import DataLoader
 
 from sslib import datasets
+from sslib.config import InputError, Objective
 from sslib.data import media, store
 from sslib.data.layout import ClipError, check_id
 from sslib.data.media import ClipWindow
@@ -199,6 +200,27 @@ def test_test_pictures_may_be_larger_than_those_of_training(folder):
     assert (
         AVDataset(larger, "all", train=True)[0]["image"].shape == AVDataset(config, "all", train=True)[0]["image"].shape
     )
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_training_is_shown_the_boxes_of_a_share_of_those_that_have_some(folder, in_memory):
+    for name in "abcdef":
+        folder.add(name)
+    quarter = {"boxes": [[0.25, 0, 0.5, 1]]}
+    folder.layout.write_annotations("all", {"a": {"boxes": []}, "b": quarter, "d": quarter, "e": quarter, "f": quarter})
+    config = folder.config(image_size=40)
+    assert AVDataset(config, "all", train=True)[1]["image"].shape == (3, 44, 44)
+    config = config.model_copy(update={"objective": Objective(kind="attention", boxes=0.5)})
+    clips, size = AVDataset(config, "all", train=True), 44
+    images = datasets.load_in_memory(clips).image if in_memory else [clip["image"] for clip in clips]
+    inside = torch.zeros(size, size, dtype=torch.uint8)
+    inside[:, size // 4 : size // 2] = 255
+    for name, image in zip("abcdef", images, strict=True):
+        assert torch.equal(image[3], inside * (name in "bd")), name
+    assert AVDataset(config, "all")[0]["image"].shape == (3, 40, 40)  # of tests, no boxes
+    folder.layout.write_annotations("all", {"a": {"boxes": []}})
+    with pytest.raises(InputError, match=r"no clip of 'all' in .* has boxes: set objective\.boxes to 0"):
+        AVDataset(config, "all", train=True)
 
 
 # Sounds

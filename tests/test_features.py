@@ -99,6 +99,16 @@ def test_random_crop_is_a_window_of_its_own_picture(flip):
     assert mirrored == 0 if not flip else 75 <= mirrored <= 125  # 100 +- 3.5 sigma
 
 
+def test_boxes_are_cropped_and_mirrored_with_their_picture(configure):
+    """Where the picture is white is where its fourth channel says so, whatever becomes of it."""
+    torch.manual_seed(0)
+    inside = 255 * (torch.rand(9, 1, 30, 40) < 0.3).byte()
+    config = configure(training={"augment": {"colour": 0.2}}, data={"image_size": 20})
+    got = features.images(inside.expand(-1, 4, -1, -1), config, augment=True)
+    white = got[:, :3] * features.IMAGENET_STD + features.IMAGENET_MEAN > 0.5
+    assert got.shape == (9, 4, 20, 20) and torch.equal(got[:, 3:].expand(-1, 3, -1, -1), white.float())
+
+
 def test_crop_of_the_whole_picture_is_the_picture():
     assert torch.equal(features.random_crop(picture(), 20, flip=False), picture())
 

@@ -1,7 +1,7 @@
 """The losses against loops over their definitions, library functions and the properties that they must have."""
 
 import math
-import textwrap
+import re
 import types
 from pathlib import Path
 
@@ -229,12 +229,11 @@ def test_base_model_has_the_localization_loss_only():
     torch.testing.assert_close(result.total, result.terms["localization"])
 
 
-def test_a_loss_is_added_as_the_head_of_the_file_says():
-    """The lines of that docstring, which README shows too, put where they say: without a weight, and with one."""
-    source = Path(losses.__file__).read_text()
-    example = textwrap.dedent("\n".join(line for line in losses.__doc__.splitlines() if line.startswith("    ")))
-    assert example.split("\nterms")[0] in (Path(losses.__file__).parents[1] / "README.md").read_text()
-    function, term = example.split('\nterms["')
+def test_a_loss_is_added_as_the_readme_says():
+    """Its lines put where they say: without a weight, and with one."""
+    source, readme = Path(losses.__file__).read_text(), Path(losses.__file__).parents[1] / "README.md"
+    example = re.search(r"```python\n(def smoothness.*?)```", readme.read_text(), re.DOTALL)[1]
+    function, term = example.split('\n\n\nterms["')
     before, after = source.split("class Losses(")
     place = "    # A new term comes here"
     assert place in after

@@ -194,11 +194,12 @@ def against(
     """Hold the paper's method against its base model and other papers' objectives, by the configuration of each group.
 
     `table` is the comparison of all `groups`. Returns names: base, context (the paper's, all of its losses), published
-    (of others'), best (of these, by pointing on the first list), own (the first of any other); None or
-    nothing where there is none. And on the :func:`leading` results the gains ``context_over_base``, ...
+    (of others'), best (of these, by pointing on the first list), own (the first of any other), none of which was shown
+    boxes; None or nothing where there is none. And on the :func:`leading` results the gains ``context_over_base``, ...
     """
     points = leading(table).query("measure == 'pointing'").drop_duplicates("run").set_index("run")["value"]
     configs = {name: config for name, config in configs.items() if name in points}
+    configs = {name: config for name, config in configs.items() if not config.objective.boxes}  # these saw labels
     published = [name for name, config in configs.items() if config.objective.kind in PUBLISHED]
     paper = {name: config for name, config in configs.items() if _is_the_papers(config.objective)}
     others = [name for name in configs if name not in paper and name not in published]
