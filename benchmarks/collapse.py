@@ -1,0 +1,70 @@
+"""Do the nodes of the paper's reasoning module depend on what sounds? 30 epochs on the demo's clips.
+
+    python benchmarks/collapse.py DATA [--size demo|paper] [--scale 1|10] [--epochs 30] [--set KEY=VALUE ...]
+
+DATA is the demo's data folder (data/stamps, after `make demo`). `demo` is its small network at 112 px (a quarter of an
+hour on two cores), `paper` the paper's whole recipe, ResNet-18 at 224 px, its own rate, batch and spectrogram (for a
+GPU). The objective is the paper's in both; --scale is the learned factor of cosines (an inverse temperature) at the
+start: 1 in the release. Printed is, for the validation clips, how often each node is foreground, how many are so always
+or never, and how alike the features of nodes are.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sslib import datasets, engine, features, losses
+from sslib.__main__ import overrides
+from sslib.checkpoint import load_model
+from sslib.config import load, merge
+
+CONFIGS = Path(__file__).resolve().parents[1] / "notebooks/configs"
+PAPERS = {"pool": "max", "symmetric": False, "silent": 0, "global_contrast": 0}
+
+
+@torch.no_grad()
+def rank(checkpoint: Path) -> tuple[np.ndarray, np.ndarray]:
+    """How often each node is foreground (K,), and the mean cosines of their features (K, K)."""
+    model, config = load_model(checkpoint)
+    clips = datasets.load_in_memory(datasets.AVDataset(config, config.data.val))
+    often, alike = torch.zeros(config.model.nodes), torch.zeros(config.model.nodes, config.model.nodes)
+    model.eval()
+    for image, waveform in zip(clips.image.split(32), clips.waveform.split(32), strict=True):
+        output = model(features.images(image, config), features.spectrograms(waveform, config))
+        ranking = losses.rank_nodes(output.node_features, output.audio)[:, : config.objective.foreground]
+        often += torch.bincount(ranking.flatten(), minlength=len(often))
+        nodes = torch.nn.functional.normalize(output.node_features, dim=1)
+        alike += torch.einsum("bck,bcl->kl", nodes, nodes)
+    return often.numpy() / len(clips.ids), alike.numpy() / len(clips.ids)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--size", choices=("demo", "paper"), default="demo")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    asked = parser.parse_args()
+    data = {"root": str(asked.data.resolve()), "loader": "folders", "in_memory": True}
+    change = {"model": {"initial_scale": asked.scale}, "training": {"epochs": asked.epochs}}
+    if asked.size == "demo":
+        change |= {"data": data, "objective": PAPERS}
+    else:  # scenes last 1 s, and have one frame
+        change |= {"data": data | {"seconds": 1.0, "frame": None, "tests": ["test"]}}
+    config = load(CONFIGS / f"{asked.size}.yaml", merge(change, overrides(asked.set)))
+    with tempfile.TemporaryDirectory() as folder:
+        often, alike = rank(engine.fit(config, Path(folder)) / "checkpoint.pt")
+    front = often >= 0.5
+    print(f"{asked.size}'s size, scale {asked.scale:g} at first, {asked.epochs} epochs, seed {config.seed}")
+    print("foreground for a share of the clips:", *(f"{share:.2f}" for share in sorted(often, reverse=True)))
+    print(f"always or never (beyond 0.99 and 0.01): {((often < 0.01) | (often > 0.99)).sum()} of {len(often)} nodes")
+    print(f"mean cosine: {alike[front][:, front].mean():.2f} among the mostly foreground ones (themselves included), "
+          f"{alike[front][:, ~front].mean():.2f} with the others")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
