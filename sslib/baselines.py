@@ -66,20 +66,17 @@ def lvs(
     """Tell the likely from the unlikely cells of the own image, and from other sounds (Chen et al., CVPR 2021).
 
     The tri-map leaves cells between both thresholds (eps_p, eps_n; softness is tau) out: m_p and 1 - m_n are sigmoids,
-    through which gradients flow. The positive is the mean cosine under m_p, the hard negative that under 1 - m_n, easy
-    negatives are the means over all cells with every other sound.
+    through which gradients flow. The positive is the mean cosine under m_p, the hard negative that under 1 - m_n; easy
+    negatives are the means of the maps with every other sound, under their own m_p.
 
-    Differs: the paper's equation adds the negatives before it takes the exponential and has no temperature; like the
-    release, each is an entry of its own in a softmax at 0.07. The release weighs easy negatives by their own m_p, here
-    they are plain means, as in the equation.
+    As in the release. In the paper's equation easy negatives are plain means over all cells (from random weights a way
+    out that needs no sound: one cell like every sound, the others the opposite), summed outside of the exponential.
     """
     maps = cosines(visual, audio)
     own = maps.diagonal().T  # (B, x)
-    positive = _mean_under(own, F.logsigmoid((own - positive_above) / softness))
+    likely = _mean_under(maps, F.logsigmoid((maps - positive_above) / softness))
     hard = _mean_under(own, F.logsigmoid((negative_below - own) / softness))
-    easy = maps.mean(dim=2).masked_fill(_same(len(maps), maps.device), -math.inf)
-    logits = torch.cat([positive[:, None], hard[:, None], easy], dim=1) / temperature
-    return {"trimap": -logits.log_softmax(dim=1)[:, 0].mean()}
+    return {"trimap": _own_of_row(torch.cat([likely, hard[:, None]], dim=1) / temperature)}
 
 
 def ez_vsl(
@@ -144,7 +141,7 @@ def fnac(
     audio: Float[Tensor, "B C"],
     temperature: float = 0.03,
     foreground_above: float = 0.6,
-    weight: float = 100.0,
+    weight: float = 100 / 128,
 ) -> dict[str, Tensor]:
     """Let what is alike within one modality be alike across both (FNAC, Sun et al., CVPR 2023).
 
@@ -154,8 +151,8 @@ def fnac(
     [0, 1], is above 0.6) against that of sounds. Means are not normalized again, as in the release.
 
     Differs: no heads, no dropout of the image (0.9 in the release). The release adds the L1 terms after three epochs of
-    warm-up; here they count from the start. The weight is the release's at 128 clips a batch: an L1 mean of rows that
-    sum to 1 is at most 2/B, so it weighs more in a smaller batch.
+    warm-up; here they count from the start. The weight is the release's 100 at 128 clips a batch, for any batch: the L1
+    mean of rows that sum to 1 is at most 2/B, so it is multiplied by B.
     """
 
     def adjacency(features: Tensor) -> Tensor:
@@ -171,8 +168,8 @@ def fnac(
     enhanced = F.l1_loss(adjacency((cells * foreground[:, None]).mean(dim=2)), sounds)
     return {
         "multiple_instance": _both_ways(scores),
-        "false_negatives": weight * suppressed,
-        "true_negatives": weight * enhanced,
+        "false_negatives": weight * len(scores) * suppressed,
+        "true_negatives": weight * len(scores) * enhanced,
     }
 
 
@@ -214,12 +211,12 @@ def _same(count: int, device: torch.device) -> Bool[Tensor, "B B"]:
     return torch.eye(count, dtype=torch.bool, device=device)
 
 
-def _mean_under(values: Float[Tensor, "B x"], log_weights: Float[Tensor, "B x"]) -> Tensor:
-    """Weighted mean of each row; in log space weights too small for float32 still have a ratio."""
-    return (log_weights.softmax(dim=1) * values).sum(dim=1)
+def _mean_under(values: Float[Tensor, "*B x"], log_weights: Float[Tensor, "*B x"]) -> Float[Tensor, "*B"]:
+    """Weighted mean of each map; in log space weights too small for float32 still have a ratio."""
+    return (log_weights.softmax(dim=-1) * values).sum(dim=-1)
 
 
-def _own_of_row(scores: Float[Tensor, "B B"]) -> Float[Tensor, ""]:
+def _own_of_row(scores: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 

@@ -103,6 +103,7 @@ class Objective(Section):
     )
     pool: Literal["max", "avg", "soft"] = Field("max", description="of maps to scores; the paper: max; ours: soft")
     symmetric: bool = Field(False, description="also tell images apart given a sound; the release: false")
+    temperature: PositiveFloat | None = Field(None, description="of other papers' cosines; default: each one's own")
     boxes: float = Field(0.0, ge=0.0, le=1.0, description="share of the training clips' boxes that attention sees")
     silent: int = Field(0, ge=0, description="silence and noise a batch, sounds of no image; paper: 0; ours: 3")
     global_contrast: float = Field(0.0, ge=0.0, description="weight; whole images, fixed sounds; paper: 0; ours: 0.3")
@@ -189,6 +190,8 @@ class Config(Section):
             raise ValueError(f"objective.kind {self.objective.kind} trains no nodes: set model.reasoning to false")
         if self.objective.boxes and self.objective.kind != "attention":
             raise ValueError(f"objective.boxes is for attention, {self.objective.kind} learns without: set it to 0")
+        if self.objective.temperature and self.objective.kind in ("context", "attention"):
+            raise ValueError(f"objective.kind {self.objective.kind} has no temperature: set it to null")
         if self.front_end.hop > self.front_end.window:
             raise ValueError("front_end.hop must not exceed front_end.window")
         if self.data.in_memory and self.data.time == "random":

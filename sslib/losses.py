@@ -129,8 +129,9 @@ def objective(
             pooled = pooled_similarity(whole, sounds.detach(), scale)  # else sounds are learned by heart
             terms["global_contrast"] = localization(pooled, config.symmetric)
     else:  # by its name: config.Objective knows which there are
-        shown = {"boxes": boxes[:, 0]} if config.boxes else {}
-        terms = getattr(baselines, config.kind)(output.visual, output.audio, **shown)
+        given = {"boxes": boxes[:, 0]} if config.boxes else {}
+        given |= {"temperature": config.temperature} if config.temperature else {}
+        terms = getattr(baselines, config.kind)(output.visual, output.audio, **given)
     if output.node_maps is not None:
         node_ranking = rank_nodes(output.node_features, output.audio)
         terms["discrimination"] = discrimination(

@@ -75,7 +75,9 @@ def lvs(visual, audio):
         negatives = [(unlikely * own).sum() / unlikely.sum() / 0.07]
         for n in range(len(sounds)):
             if n != b:
-                negatives.append(np.mean([cell @ sounds[n] for cell in cells[b]]) / 0.07)
+                other = np.array([cell @ sounds[n] for cell in cells[b]])
+                likely = 1 / (1 + np.exp(-(other - 0.65) / 0.03))
+                negatives.append((likely * other).sum() / likely.sum() / 0.07)
         found.append(-np.log(np.exp(positive) / (np.exp(positive) + np.exp(negatives).sum())))
     return {"trimap": np.mean(found)}
 
@@ -119,8 +121,8 @@ def fnac(visual, audio):
     across = np.array([softmax(row) for row in scores])
     suppressed = np.abs(across - near(sounds)).mean() + np.abs(across - near(means)).mean()
     return ez_vsl(visual, audio) | {
-        "false_negatives": 100 * suppressed,
-        "true_negatives": 100 * np.abs(near(fronts) - near(sounds)).mean(),
+        "false_negatives": 100 / 128 * count * suppressed,
+        "true_negatives": 100 / 128 * count * np.abs(near(fronts) - near(sounds)).mean(),
     }
 
 
@@ -256,6 +258,8 @@ def test_objective_takes_the_terms_of_its_kind():
     plain = losses.objective(output, scale, Objective(kind="ssl_align"))
     half = losses.objective(output, scale, Objective(kind="ssl_align", localization=0.5))
     torch.testing.assert_close(half.total, plain.total - 0.5 * plain.terms["localization"])
+    warm = losses.objective(output, scale, Objective(kind="ez_vsl", temperature=0.1))
+    torch.testing.assert_close(warm.terms, baselines.ez_vsl(visual, audio, temperature=0.1))
 
 
 def test_names_of_terms_are_no_other_settings():
@@ -273,6 +277,9 @@ def test_kinds_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"objective\.kind lvs trains no nodes: set model\.reasoning to false"):
         config.resolve(values, tmp_path)
     assert config.resolve(values | {"model": {"reasoning": False}}, tmp_path).objective.kind == "lvs"
+    with pytest.raises(ConfigError, match=r"objective\.kind attention has no temperature: set it to null"):
+        cold = {"objective": {"kind": "attention", "temperature": 0.1}}
+        config.resolve(values | cold | {"model": {"reasoning": False}}, tmp_path)
     values["objective"]["boxes"] = 0.5
     with pytest.raises(ConfigError, match=r"objective\.boxes is for attention, lvs learns without"):
         config.resolve(values | {"model": {"reasoning": False}}, tmp_path)
