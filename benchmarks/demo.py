@@ -23,9 +23,8 @@ import pandas as pd
 import psutil
 from PIL import Image
 
-from sslib.config import Evaluation, load
+from sslib.config import load
 from sslib.evaluation import comparison
-from sslib.evaluation.bootstrap import bootstrap_means
 from sslib.evaluation.comparison import read_summary
 from sslib.evaluation.tables import PROTOCOLS
 from sslib.report import text
@@ -84,7 +83,8 @@ def sweep(folder: Path) -> tuple[str, str]:
     found = comparison.against(groups, configs, table, how)
     leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
     places = [*leading[["split", "subset"]].drop_duplicates().itertuples(index=False, name=None)]
-    heard = f"Points of pointing that the own sound adds over another clip's:\n\n{owed(groups, places, how)}"
+    heard = text.heard(comparison.heard(groups, how))
+    heard = f"Points of pointing that the own sound adds over another clip's:\n\n{heard}"
     heard += f"\n\nF_LOC, percent, by seed:\n\n{silence_too(groups, places)}"
     legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
     parts = []
@@ -94,27 +94,6 @@ def sweep(folder: Path) -> tuple[str, str]:
         gains = text.methods_table(comparison.gains(rows), [*PROTOCOLS[protocol]], sign=True)
         parts.append(f"{title}\n\n#### Points over {groups[0].name}\n\n{gains}")
     return f"{text.compared(found, table)}\n\n{legend}\n\n{text.methods_table(leading)}\n\n{heard}", "\n\n".join(parts)
-
-
-def owed(groups: list[comparison.Group], places: list[tuple[str, str]], how: Evaluation) -> str:
-    """What the own sound of a clip adds to pointing over another clip's, over recordings and seeds, as Markdown."""
-    rows: dict[str, dict[str, str]] = {}
-    for group in groups:
-        gains = []
-        for run in group.runs:
-            clips = comparison.read_clips(run).query("map_kind == 'similarity'").astype({"recording": str})
-            by_sound = clips.pivot(
-                index=["split", "subset", "clip_id", "recording"], columns="condition", values="pointing"
-            )
-            gains.append(by_sound["own"] - by_sound["shuffled"])
-        together = pd.concat(gains, axis=1)  # a column a seed
-        for place in places:
-            here = together.loc[place]
-            values = here.to_numpy(float).T[:, :, None]
-            (found,) = bootstrap_means(values, here.index.get_level_values("recording"), how.resamples, how.confidence)
-            cell = text.format_interval(found._asdict(), sign=True, percent=True)
-            rows.setdefault(group.name, {})[text.subset_title(*place)] = cell
-    return text.markdown_table(pd.DataFrame(rows).T)
 
 
 def silence_too(groups: list[comparison.Group], places: list[tuple[str, str]]) -> str:

@@ -225,15 +225,12 @@ if runs:
     table = table.rename(columns=METHODS).rename_axis(columns=None)
     show(table.style.format("{:.1f}", na_rep="–"))
 
+# %% [markdown] tags=["optional"]
+# A dash stands for a variant without nodes, which has no map without a sound. The points of pointing that the right
+# sound is worth over another clip's:
+
 # %%
-if runs:
-    gain = table["model"] - table["shuffled sounds"]
-    place, name = gain.idxmax()
-    span = f"{gain.min():+.1f} to {gain.max():+.1f}".replace("-", "−")
-    show(
-        f"The right sound is worth {span} points of pointing over another clip's, most of all {name} on {place}. A "
-        "dash stands for a variant without nodes, which has no map without a sound."
-    )
+show(text.heard(comparison.heard(groups, settings.evaluation)) if groups else "")
 
 # %% [markdown] tags=["optional"]
 # ## What each loss adds

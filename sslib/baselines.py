@@ -141,7 +141,7 @@ def fnac(
     audio: Float[Tensor, "B C"],
     temperature: float = 0.03,
     foreground_above: float = 0.6,
-    weight: float = 100 / 128,
+    weight: float = 10 / 128,
 ) -> dict[str, Tensor]:
     """Let what is alike within one modality be alike across both (FNAC, Sun et al., CVPR 2023).
 
@@ -151,8 +151,8 @@ def fnac(
     [0, 1], is above 0.6) against that of sounds. Means are not normalized again, as in the release.
 
     Differs: no heads, no dropout of the image (0.9 in the release). The release adds the L1 terms after three epochs of
-    warm-up; here they count from the start. The weight is the release's 100 at 128 clips a batch, for any batch: the L1
-    mean of rows that sum to 1 is at most 2/B, so it is multiplied by B.
+    warm-up, with a weight of 100 at 128 clips; here they count from the start with 10, since from random weights all
+    features become alike under 100, and the weight grows with the batch: an L1 mean of rows of sum 1 is at most 2/B.
     """
 
     def adjacency(features: Tensor) -> Tensor:

@@ -121,8 +121,8 @@ def fnac(visual, audio):
     across = np.array([softmax(row) for row in scores])
     suppressed = np.abs(across - near(sounds)).mean() + np.abs(across - near(means)).mean()
     return ez_vsl(visual, audio) | {
-        "false_negatives": 100 / 128 * count * suppressed,
-        "true_negatives": 100 / 128 * count * np.abs(near(fronts) - near(sounds)).mean(),
+        "false_negatives": 10 / 128 * count * suppressed,
+        "true_negatives": 10 / 128 * count * np.abs(near(fronts) - near(sounds)).mean(),
     }
 
 

@@ -778,6 +778,19 @@ def test_variants_are_paired_by_clip_and_by_seed(tmp_path):
     assert mean["value"] == pytest.approx(hard.mean() + 0.25) and mean["low"] < hard.mean() + 0.01
 
 
+def test_what_the_own_sound_adds_is_what_the_summary_says(run, settings):
+    """Of one run its row of the differences; of the same run twice, the same mean."""
+    summary = pd.DataFrame(json.loads((run / "summary.json").read_text())["differences"])
+    want = summary.query("measure == 'pointing' and control == 'model, shuffled sounds'").set_index(["split", "subset"])
+    once, twice = (comparison.heard([comparison.Group("a", [run] * n, [*range(n)])], settings.evaluation)
+                   .set_index(["split", "subset"]) for n in (1, 2))  # fmt: skip
+    assert len(want) and set(once.index) == set(want.index)
+    for column in ("value", "low", "high", "clips", "clusters"):
+        np.testing.assert_allclose(once[column], want[column].reindex(once.index), err_msg=column)
+    np.testing.assert_allclose(twice["value"], once["value"])
+    assert [*twice["seeds"].unique()] == [2]
+
+
 def test_interaction_is_compared_over_scenes_recordings_and_seeds(tmp_path):
     """Two clips a scene: a scene succeeds where both do, and is drawn as often as its two recordings times its seed."""
     rng, table = np.random.default_rng(5), {}

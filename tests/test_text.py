@@ -380,6 +380,24 @@ def test_equal_variants_are_two():
     assert text.best_and_worst(table).startswith("- test: from 0.0% (base) to 0.0% (both); the intervals")
 
 
+def test_who_listens():
+    rows = [
+        ("test", "all", "a", 0.1, 0.05, 0.15, "better"),
+        ("test", "all", "b", 0.1, -0.05, 0.25, "inconclusive"),
+        ("new", "2", "a", 0.01, 0.0, 0.02, "inconclusive"),
+        ("new", "2", "b", 0.0, -0.1, 0.1, "inconclusive"),
+    ]
+    rows = pd.DataFrame(rows, columns=["split", "subset", "run", "value", "low", "high", "outcome"])
+    found = text.heard(rows.assign(clusters=20)).split("\n")
+    assert [cell.strip() for cell in found[2].split("|")[1:-1]] == ["a", "+10.0 [+5.0, +15.0]", "+1.0 [+0.0, +2.0]"]
+    ends = "not shown to point better with the own sound than with another one."
+    assert found[5:7] == [f"- test: b is {ends}", f"- new, 2: a, b are {ends}"]
+    assert "may lack" in found[-1]
+    every = text.heard(rows[:1].assign(clusters=20))
+    assert every.endswith("- test: every one points better with the own sound than with another one.")
+    assert text.heard(rows[:0]) == ""
+
+
 def test_what_comparisons_settle():
     one = {"variant": "both", "set": "test, pairs", "outcome": "better", "seeds": 1}
     two = one | {"seeds": 2}

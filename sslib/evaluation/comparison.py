@@ -219,6 +219,31 @@ def against(
     return found | {"published": published}
 
 
+def heard(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> pd.DataFrame:
+    """Tell what a clip's own sound adds to pointing over another clip's, over recordings and seeds.
+
+    Returns one row per list, subset and configuration: split, subset, run, seeds, value, low, high, clips, clusters and
+    outcome; none where no other sounds were played.
+    """
+    rows, how = [], (evaluation.resamples, evaluation.confidence, seed)
+    for group in groups:
+        gains = []
+        for run in group.runs:
+            clips = read_clips(run).query("map_kind == 'similarity'").astype({"recording": str})
+            keys = ["split", "subset", "clip_id", "recording"]
+            sounds = clips.pivot(index=keys, columns="condition", values="pointing").reindex(
+                columns=["own", "shuffled"]
+            )
+            gains.append((sounds["own"] - sounds["shuffled"]).dropna())
+        together = pd.concat(gains, axis=1)  # a column a seed
+        for (split, subset), part in together.groupby(level=["split", "subset"], sort=False):
+            values = part.to_numpy(float).T[:, :, None]
+            (found,) = bootstrap_means(values, part.index.get_level_values("recording"), *how)
+            place = {"split": split, "subset": subset, "run": group.name, "seeds": len(gains)}
+            rows.append(place | found._asdict() | {"outcome": outcome(found.low, found.high)})
+    return pd.DataFrame(rows)
+
+
 def _is_the_papers(how: Objective) -> bool:
     return how.kind == "context" and how.pool != "soft" and not (how.silent or how.global_contrast)
 

@@ -312,6 +312,20 @@ def compared(found: Mapping[str, Any], results: pd.DataFrame) -> str:
     return say("compared", said, points.set_index("run").to_dict("index"))
 
 
+def heard(rows: pd.DataFrame) -> str:
+    """Show what the own sound adds to pointing, and name those that are not shown to listen.
+
+    `rows` as :func:`sslib.evaluation.comparison.heard` returns them; none: nothing to show.
+    """
+    if rows.empty:
+        return ""
+    cells = rows.apply(format_interval, axis=1, sign=True, percent=True)
+    rows = rows.assign(place=[*map(subset_title, rows["split"], rows["subset"])], cell=cells)
+    deaf = {place: [*part["run"][part["outcome"] != "better"]] for place, part in rows.groupby("place", sort=False)}
+    table = rows.pivot(index="run", columns="place", values="cell").reindex(rows["run"].unique(), columns=[*deaf])
+    return f"{markdown_table(table)}\n\n{say('heard', deaf).rstrip()}"
+
+
 def settled(pointing: pd.DataFrame, base: str, confidence: float) -> str:
     """Say what gains over `base` allow (columns variant, set, outcome, seeds), and what chance alone would give."""
     enough = pointing.get("clusters", pd.Series(comparison.FEWEST_RECORDINGS, pointing.index))
