@@ -781,7 +781,8 @@ def test_variants_are_paired_by_clip_and_by_seed(tmp_path):
 def test_what_the_own_sound_adds_is_what_the_summary_says(run, settings):
     """Of one run its row of the differences; of the same run twice, the same mean."""
     summary = pd.DataFrame(json.loads((run / "summary.json").read_text())["differences"])
-    want = summary.query("measure == 'pointing' and control == 'model, shuffled sounds'").set_index(["split", "subset"])
+    want = summary.query("protocol == 'masks' and measure == 'pointing' and control == 'model, shuffled sounds'")
+    want = want.set_index(["split", "subset"])
     once, twice = (comparison.heard([comparison.Group("a", [run] * n, [*range(n)])], settings.evaluation)
                    .set_index(["split", "subset"]) for n in (1, 2))  # fmt: skip
     assert len(want) and set(once.index) == set(want.index)
