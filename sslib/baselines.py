@@ -39,9 +39,9 @@ def attention(
     the semi-supervised model: ``supervised`` is minus the sum of the log attention that they cover.
 
     Differs: no fully connected layers around the attention, so directions are compared (unit vectors); frozen VGG-16 is
-    our encoder; the other sound is that of the row before, not a drawn one (rows are shuffled). The supervised
-    model has no triplet loss; here it stays with all boxes too, small beside theirs. A cell counts by the share of it
-    that is covered.
+    our encoder, and an encoder that learns has a way out: cells that hold every sound, whatever the picture, let each
+    sound attend to its like. The other sound is that of the row before. The supervised model has no triplet loss; here
+    it stays with all boxes, small beside theirs. A cell counts by the share of it that is covered.
     """
     audio = F.normalize(audio.float(), dim=1)
     likely = torch.einsum("bcx,bc->bx", _cells(visual), audio).relu()
