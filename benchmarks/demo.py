@@ -6,7 +6,7 @@
                                                    prints what the variants of an experiment come to (default:
                                                    reports/demo/baselines), over all its seeds, as Markdown: the answer
                                                    and the table of README.md; --write puts them, every other measure
-                                                   and the figure into reports/README.md and reports/methods.png
+                                                   and the figure into reports/README.md and reports/methods.jpg
 
 `make demo` is one training, and its last lines say so. The last lines are what README.md prints.
 """
@@ -112,13 +112,13 @@ def write(folder: Path, root: Path) -> None:
     """Put the whole comparison and its figure into reports/."""
     head, all_of_it = sweep(folder)
     caption = "The same clips under every method, of the first seed: the first of evenly spaced classes"
-    figure = f"![{caption}](methods.png)\n\n*{caption}. Outlined: what sounds.*"
+    figure = f"![{caption}](methods.jpg)\n\n*{caption}. Outlined: what sounds.*"
     readme = root / "reports" / "README.md"
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     readme.write_text(f"{before}{BEGIN}\n{head}\n\n{figure}\n\n{all_of_it}\n\n{END}{after}", encoding="utf-8")
-    with Image.open(folder / "methods.png") as picture:  # 256 colours: a third of the bytes
-        picture.convert("RGB").quantize(256).save(root / "reports" / "methods.png", optimize=True)
+    with Image.open(folder / "methods.png") as picture:  # a fifth of the bytes
+        picture.convert("RGB").save(root / "reports" / "methods.jpg", quality=85, optimize=True)
 
 
 def main() -> None:
