@@ -83,7 +83,7 @@ def sweep(folder: Path) -> tuple[str, str]:
     found = comparison.against(groups, configs, table, how)
     leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
     places = [*leading[["split", "subset"]].drop_duplicates().itertuples(index=False, name=None)]
-    heard = text.heard(comparison.heard(groups, how))
+    heard = text.heard(comparison.heard(groups, how), found["published"])
     heard = f"Points of pointing that the own sound adds over another clip's:\n\n{heard}"
     heard += f"\n\nF_LOC, percent, by seed:\n\n{silence_too(groups, places)}"
     legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."

@@ -230,7 +230,8 @@ if runs:
 # sound is worth over another clip's:
 
 # %%
-show(text.heard(comparison.heard(groups, settings.evaluation)) if groups else "")
+if groups:
+    show(text.heard(comparison.heard(groups, settings.evaluation), found["published"]))
 
 # %% [markdown] tags=["optional"]
 # ## What each loss adds

@@ -312,10 +312,11 @@ def compared(found: Mapping[str, Any], results: pd.DataFrame) -> str:
     return say("compared", said, points.set_index("run").to_dict("index"))
 
 
-def heard(rows: pd.DataFrame) -> str:
+def heard(rows: pd.DataFrame, published: Sequence[str]) -> str:
     """Show what the own sound adds to pointing, and name those that are not shown to listen.
 
-    `rows` as :func:`sslib.evaluation.comparison.heard` returns them; none: nothing to show.
+    `rows` as :func:`sslib.evaluation.comparison.heard` returns them (none: nothing to show), `published` as
+    :func:`sslib.evaluation.comparison.against` does.
     """
     if rows.empty:
         return ""
@@ -323,7 +324,7 @@ def heard(rows: pd.DataFrame) -> str:
     rows = rows.assign(place=[*map(subset_title, rows["split"], rows["subset"])], cell=cells)
     deaf = {place: [*part["run"][part["outcome"] != "better"]] for place, part in rows.groupby("place", sort=False)}
     table = rows.pivot(index="run", columns="place", values="cell").reindex(rows["run"].unique(), columns=[*deaf])
-    return f"{markdown_table(table)}\n\n{say('heard', deaf).rstrip()}"
+    return f"{markdown_table(table)}\n\n{say('heard', deaf, published).rstrip()}"
 
 
 def settled(pointing: pd.DataFrame, base: str, confidence: float) -> str:
