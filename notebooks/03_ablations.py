@@ -112,8 +112,9 @@ for group in groups:
     pages = [f"variants/{group.name}-seed{seed}/04_evaluation.html" for seed in group.seeds]
     rows[group.name] = {
         "pages, by seed": ", ".join(map("[{}]({})".format, group.seeds, pages)),
-        "objective": loss.kind if loss.kind != "context" else f"{loss.kind}, {loss.pool}",
-        "boxes shown": f"{loss.boxes:.0%}",
+        "objective": f"{loss.kind}, {loss.pool}"
+        if loss.kind == "context"
+        else loss.kind + f", {loss.boxes:.0%} of the boxes" * bool(loss.boxes),
         "silent sounds": loss.silent * (loss.kind == "context"),
         "localization": loss.localization * (loss.kind == "context"),
         "global contrast": loss.global_contrast * (loss.kind == "context"),
