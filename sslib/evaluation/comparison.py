@@ -231,11 +231,9 @@ def heard(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> pd.
         for run in group.runs:
             clips = read_clips(run).query("map_kind == 'similarity'").astype({"recording": str})
             keys = ["split", "subset", "clip_id", "recording"]
-            sounds = clips.pivot(index=keys, columns="condition", values="pointing").reindex(
-                columns=["own", "shuffled"]
-            )
-            gains.append((sounds["own"] - sounds["shuffled"]).dropna())
-        together = pd.concat(gains, axis=1)  # a column a seed
+            own, other = (clips[clips["condition"] == name].set_index(keys)["pointing"] for name in ("own", "shuffled"))
+            gains.append((own - other.reindex(own.index)).dropna())
+        together = pd.concat(gains, axis=1, sort=False)  # a column a seed
         for (split, subset), part in together.groupby(level=["split", "subset"], sort=False):
             values = part.to_numpy(float).T[:, :, None]
             (found,) = bootstrap_means(values, part.index.get_level_values("recording"), *how)
