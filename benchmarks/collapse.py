@@ -1,6 +1,6 @@
 """Do the nodes of the paper's reasoning module depend on what sounds? 30 epochs on the demo's clips.
 
-    python benchmarks/collapse.py DATA [--size demo|paper] [--scale 1|10] [--epochs 30] [--set KEY=VALUE ...]
+    python benchmarks/collapse.py DATA [--size demo|paper] [--scale 1|10] [--epochs 30]
 
 DATA is the demo's data folder (data/stamps, after `make demo`). `demo` is its small network at 112 px (a quarter of an
 hour on two cores), `paper` the paper's whole recipe, ResNet-18 at 224 px, its own rate, batch and spectrogram (for a
@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from sslib import datasets, engine, features, losses
-from sslib.__main__ import overrides
 from sslib.checkpoint import load_model
-from sslib.config import load, merge
+from sslib.config import load
 
 CONFIGS = Path(__file__).resolve().parents[1] / "notebooks/configs"
 PAPERS = {"pool": "max", "symmetric": False, "silent": 0, "global_contrast": 0}
@@ -47,7 +46,6 @@ def main() -> None:
     parser.add_argument("--size", choices=("demo", "paper"), default="demo")
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     asked = parser.parse_args()
     data = {"root": str(asked.data.resolve()), "loader": "folders", "in_memory": True}
     change = {"model": {"initial_scale": asked.scale}, "training": {"epochs": asked.epochs}}
@@ -55,7 +53,7 @@ def main() -> None:
         change |= {"data": data, "objective": PAPERS}
     else:  # scenes last 1 s, and have one frame
         change |= {"data": data | {"seconds": 1.0, "frame": None, "tests": ["test"]}}
-    config = load(CONFIGS / f"{asked.size}.yaml", merge(change, overrides(asked.set)))
+    config = load(CONFIGS / f"{asked.size}.yaml", change)
     with tempfile.TemporaryDirectory() as folder:
         often, alike = rank(engine.fit(config, Path(folder)) / "checkpoint.pt")
     front = often >= 0.5

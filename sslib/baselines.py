@@ -9,8 +9,7 @@ A baseline takes the visual map and the sound vectors of a batch (those of all p
 count in the sum, by the names that ``metrics.csv`` and the pages show. All compute in float32. None sees a box but
 :func:`attention`, where ``objective.boxes`` shows it some.
 
-To add one (README.md shows how), write a function here, put its name into ``config.Objective.kind``, and choose it in a
-YAML file.
+To add one: a function here, its name in ``config.Objective.kind``, and a line in a YAML file (README.md shows them).
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def lvs(
     negatives are the means of the maps with every other sound, under their own m_p.
 
     As in the release. In the paper's equation easy negatives are plain means over all cells (from random weights a way
-    out that needs no sound: one cell like every sound, the others the opposite), summed outside of the exponential.
+    out that needs no picture: all sounds alike, and one cell like them), summed outside of the exponential.
     """
     maps = cosines(visual, audio)
     own = maps.diagonal().T  # (B, x)

@@ -5,6 +5,7 @@ A clip that cannot be read raises ``ClipError`` with its id; it is never swapped
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -91,12 +92,11 @@ class AVDataset(Dataset):
         return ids, missing
 
     def _find_boxes(self, share: float) -> dict[str, list]:
-        """The boxes that training is shown, by clip id."""
         annotations = self.layout.annotations(self.split)
         known = {i: boxes for i in self.ids if (boxes := annotations.get(i, {}).get("boxes"))}
         if not known:
             raise InputError(f"no clip of {self.split!r} in {self.layout.root} has boxes: set objective.boxes to 0")
-        return dict([*known.items()][: round(share * len(known))])
+        return dict([*known.items()][: math.ceil(share * len(known))])
 
     def __len__(self) -> int:
         return len(self.ids)

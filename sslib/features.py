@@ -81,7 +81,8 @@ def images(image: UInt8[Tensor, "B C H W"], config: Config, augment: bool = Fals
     values, boxes = (image.float() / 255).split([3, image.shape[1] - 3], dim=1)
     if augment:
         values = augment_colour(values, config.training.augment)
-    return torch.cat([(values - IMAGENET_MEAN.to(values.device)) / IMAGENET_STD.to(values.device), boxes], dim=1)
+    normalized = (values - IMAGENET_MEAN.to(values.device)) / IMAGENET_STD.to(values.device)
+    return torch.cat([normalized, boxes], dim=1) if boxes.shape[1] else normalized
 
 
 def random_crop(image: UInt8[Tensor, "B C H W"], size: int, flip: bool = True) -> UInt8[Tensor, "B C size size"]:

@@ -388,13 +388,15 @@ def test_who_listens():
         ("new", "2", "b", 0.0, -0.1, 0.1, "inconclusive"),
     ]
     rows = pd.DataFrame(rows, columns=["split", "subset", "run", "value", "low", "high", "outcome"])
-    found = text.heard(rows.assign(clusters=20), ["b"]).split("\n")
+    rows = rows.assign(clusters=20, seeds=3)
+    found = text.heard(rows, ["b"]).split("\n")
     assert [cell.strip() for cell in found[2].split("|")[1:-1]] == ["a", "+10.0 [+5.0, +15.0]", "+1.0 [+0.0, +2.0]"]
     ends = "not shown to point better with the own sound than with another one."
     assert found[5:7] == [f"- test: b is {ends}", f"- new, 2: a, b are {ends}"]
-    assert "may lack" in found[-1] and "may lack" not in text.heard(rows.assign(clusters=20), ["a"])
-    every = text.heard(rows[:1].assign(clusters=20), ["a"])
-    assert every.endswith("- test: every one points better with the own sound than with another one.")
+    assert "may lack" in found[-1] and "may lack" not in text.heard(rows, ["a"])
+    every = "- test: every one points better with the own sound than with another one"
+    assert text.heard(rows[:1], ["a"]).endswith(f"{every}.")
+    assert text.heard(rows[:1].assign(seeds=1), ["a"]).endswith(f"{every}, in this one training.")
     assert text.heard(rows[:0], []) == ""
 
 

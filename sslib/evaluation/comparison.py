@@ -198,8 +198,7 @@ def against(
     boxes; None or nothing where there is none. And on the :func:`leading` results the gains ``context_over_base``, ...
     """
     points = leading(table).query("measure == 'pointing'").drop_duplicates("run").set_index("run")["value"]
-    configs = {name: config for name, config in configs.items() if name in points}
-    configs = {name: config for name, config in configs.items() if not config.objective.boxes}  # these saw labels
+    configs = {name: config for name, config in configs.items() if name in points and not config.objective.boxes}
     published = [name for name, config in configs.items() if config.objective.kind in PUBLISHED]
     paper = {name: config for name, config in configs.items() if _is_the_papers(config.objective)}
     others = [name for name in configs if name not in paper and name not in published]
@@ -223,7 +222,7 @@ def heard(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> pd.
     """Tell what a clip's own sound adds to pointing over another clip's, over recordings and seeds.
 
     Returns one row per list, subset and configuration: split, subset, run, seeds, value, low, high, clips, clusters and
-    outcome; none where no other sounds were played.
+    outcome (as in :func:`verdict`); none where no other sounds were played.
     """
     rows, how = [], (evaluation.resamples, evaluation.confidence, seed)
     for group in groups:
@@ -238,7 +237,8 @@ def heard(groups: Sequence[Group], evaluation: Evaluation, seed: int = 0) -> pd.
             values = part.to_numpy(float).T[:, :, None]
             (found,) = bootstrap_means(values, part.index.get_level_values("recording"), *how)
             place = {"split": split, "subset": subset, "run": group.name, "seeds": len(gains)}
-            rows.append(place | found._asdict() | {"outcome": outcome(found.low, found.high)})
+            says = outcome(found.low, found.high) if found.clusters >= FEWEST_RECORDINGS else TOO_FEW
+            rows.append(place | found._asdict() | {"outcome": says})
     return pd.DataFrame(rows)
 
 

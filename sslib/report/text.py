@@ -324,7 +324,7 @@ def heard(rows: pd.DataFrame, published: Sequence[str]) -> str:
     rows = rows.assign(place=[*map(subset_title, rows["split"], rows["subset"])], cell=cells)
     deaf = {place: [*part["run"][part["outcome"] != "better"]] for place, part in rows.groupby("place", sort=False)}
     table = rows.pivot(index="run", columns="place", values="cell").reindex(rows["run"].unique(), columns=[*deaf])
-    return f"{markdown_table(table)}\n\n{say('heard', deaf, published).rstrip()}"
+    return f"{markdown_table(table)}\n\n{say('heard', deaf, published, rows['seeds'].min()).rstrip()}"
 
 
 def settled(pointing: pd.DataFrame, base: str, confidence: float) -> str:
