@@ -97,6 +97,9 @@ show(*(galleries.gallery(seen[i : i + 4] + heard[i : i + 4], rate) for i in rang
 #
 # and the visual reasoning module looks at the picture alone: $K$ learned filters give node maps $M_k$, and each node
 # collects a feature $O_k = \sum_{xy} V_{xy} M_{k,xy}$ (paper, section 3.2).
+#
+# Maps that are shown and measured may add what stands out whatever sounds (`evaluation.saliency`, ours; 0 in the paper): the
+# norm $\lVert V_{xy} \rVert$, which the cosine leaves out, stretched to [0, 1] in each picture and less its mean there.
 
 # %% tags=["teach"]
 model = SoundLocalizer(settings.model)
@@ -120,7 +123,8 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # its own softmax, $\sum_{xy} \mathrm{softmax}_{xy}(S / 0.1)\, S_{xy}$ (`soft`), which teaches every cell by its share
 # and not the one alone that is highest by chance. `silent` adds sounds that go with no picture, so that silence is far
 # from all of them. `global_contrast` asks the same of the average-pooled picture, so that maps cover whole objects;
-# there the sounds take no gradient, else they are learned by heart.
+# there the sounds take no gradient, else they are learned by heart. In that
+# average the norm of a cell is its weight: this trains what `saliency` shows.
 
 # %% tags=["teach"]
 objective = settings.objective

@@ -102,8 +102,8 @@ if groups:
 # $$ \mathcal{L} = \mathcal{L}_{\mathrm{loc}} + \lambda_1 \mathcal{L}_{\mathrm{dis}}
 # + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
 #
-# Our own changes are another `pool` of the maps, a `global_contrast` of whole pictures, and `silent` sounds that go with
-# none. Another `kind` of objective replaces all of them. What sets the variants apart:
+# Our own changes are another `pool` of the maps, a `global_contrast` of whole pictures, `silent` sounds that go with none,
+# and maps that also show what stands out whatever sounds (`saliency`). Another `kind` of objective replaces all of them. What sets the variants apart:
 
 # %%
 rows = {}
@@ -118,6 +118,7 @@ for group in groups:
         "silent sounds": loss.silent * (loss.kind == "context"),
         "localization": loss.localization * (loss.kind == "context"),
         "global contrast": loss.global_contrast * (loss.kind == "context"),
+        "saliency": own.evaluation.saliency,
         "discrimination": loss.discrimination * own.model.reasoning,
         "divergence": loss.divergence * own.model.reasoning,
         "epochs": own.training.epochs,

@@ -100,12 +100,13 @@ def object_guided(
     share : of the similarity map (alpha, 0.4 in the paper).
     """
 
-    def stretched(maps: Tensor) -> Tensor:
-        low, high = maps.float().aminmax(dim=-1)
-        low, high = low.amin(dim=1)[:, None, None], high.amax(dim=1)[:, None, None]
-        return (maps.float() - low) / (high - low).clamp_min(1e-12)
-
     return share * stretched(similarity) + (1 - share) * stretched(prior)
+
+
+def stretched(maps: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:
+    """Stretch each map to [0, 1]; a flat one becomes 0."""
+    low, high = (end(maps.float(), dim=(1, 2), keepdim=True) for end in (torch.amin, torch.amax))
+    return (maps.float() - low) / (high - low).clamp_min(1e-12)
 
 
 def slavc(

@@ -151,9 +151,10 @@ class Evaluation(Section):
     resamples: PositiveInt = 10_000
     confidence: float = Field(0.95, gt=0.0, lt=1.0)
     batch_size: PositiveInt = 64
-    # How maps are made and drawn, for every method alike: sslib.prediction.encode_images, sslib.metrics.smooth.
+    # How maps are made and drawn: sslib.prediction.encode_images and sound_maps, sslib.metrics.smooth.
     image_sizes: tuple[PositiveInt, ...] = Field((), description="pixels; their maps are averaged; default: data's")
     mirror: bool = Field(False, description="also average the map of the mirrored image")
+    saliency: float = Field(0.0, ge=0.0, description="weight of what stands out, heard or not; paper: 0; ours: 0.2")
     smoothing: float = Field(0.0, ge=0.0, le=1.0, description="Gaussian averaged in: sigma as a share of the side")
     object_prior: Path | None = Field(None, description="ResNet-18's ImageNet weights: also EZ-VSL's object guidance")
 

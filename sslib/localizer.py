@@ -16,7 +16,7 @@ from sslib.config import Config, InputError, resolve, root_for
 from sslib.data import media, stream
 from sslib.data.layout import Layout, write_atomic
 from sslib.model import SoundLocalizer
-from sslib.prediction import encode_images
+from sslib.prediction import encode_images, sound_maps
 
 FORMAT = 2
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
@@ -25,21 +25,21 @@ USED = {
     "data": {"sample_rate", "seconds", "image_size"},
     "front_end": ...,
     "model": ...,
-    "evaluation": {"image_sizes", "mirror", "smoothing"},
+    "evaluation": {"image_sizes", "mirror", "saliency", "smoothing"},
 }
 LIMITS = (
     "Trained without labels on the clips named here: of things that they do not show and sounds that they do not hold "
     "it knows nothing. It points at what usually makes such a sound, and cannot tell two alike apart. A confidence is "
-    "a cosine, not a probability. The threshold is what three quarters of the validation pictures stay below when "
-    "silence, noise or the sound of something else is played."
+    "no probability. The threshold is what three quarters of the validation pictures stay below when silence, noise or "
+    "the sound of something else is played."
 )
 
 
 class Localization(NamedTuple):
     """Where a sound is in a picture."""
 
-    heatmap: np.ndarray  # float32 (H, W) of the picture's own size: cosine in [-1, 1], high where the sound comes from
-    confidence: float  # the highest cosine of the map's cells, in [-1, 1]
+    heatmap: np.ndarray  # float32 (H, W) of the picture's own size, as sslib.prediction.sound_maps makes it
+    confidence: float  # the highest value of the map's cells: a cosine, where evaluation.saliency is 0
     visible: bool | None  # whether it exceeds the universal threshold (Juanola et al. 2024); None: none is known
 
 
@@ -118,7 +118,7 @@ class Localizer:
     @torch.inference_mode()
     def maps(self, visual: Tensor, audio: Tensor) -> np.ndarray:
         """Compare each picture with the sound of the same row: maps as they are measured, float32 (N, h, w)."""
-        return metrics.smooth(self.model.similarity(visual, audio).numpy(), self.config.evaluation.smoothing)
+        return metrics.smooth(sound_maps(visual, audio, self.config).numpy(), self.config.evaluation.smoothing)
 
     def export(self, folder: str | Path) -> Path:
         """Write the model as a folder that :func:`load` reads: ``model.safetensors`` and ``model.json``, written last.

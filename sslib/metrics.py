@@ -137,7 +137,7 @@ def binarize(
     """
     n, half = len(heatmap), len(heatmap) // 2
     ranks = {"median": (half, (n - 1) // 2), "top_half": (n - max(half, 1),), "adaptive": (n - max(count, 1),)}
-    value = _order_statistics(heatmap, {rank for rule in rules for rank in ranks.get(rule, ())})
+    value = np.partition(heatmap, sorted({half}.union(*(ranks.get(rule, ()) for rule in rules))))
     predicted = []
     for rule in rules:
         if rule == "median":
@@ -149,21 +149,6 @@ def binarize(
         else:
             predicted.append(_highest(heatmap, half if rule == "top_half" else count, value[ranks[rule][0]]))
     return predicted
-
-
-def _order_statistics(values: np.ndarray, ranks: set[int]) -> dict[int, float]:
-    """Values that would stand at `ranks` if `values` were sorted: three times as fast as np.partition with all ranks.
-
-    From the highest rank down, each is looked for among the values below the one before.
-    """
-    found, below = {}, values.copy()
-    for rank in sorted(ranks, reverse=True):
-        if rank == len(below) - 1:
-            found[rank] = float(below.max())
-        else:
-            below.partition(rank)
-            found[rank], below = float(below[rank]), below[:rank]
-    return found
 
 
 def _highest(heatmap: np.ndarray, count: int, last: float) -> Bool[np.ndarray, " n"]:

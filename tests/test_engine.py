@@ -23,7 +23,7 @@ from sslib.checkpoint import CheckpointError, load_checkpoint, load_model
 from sslib.config import Config, ConfigError, SslibError
 from sslib.data import prepare, store
 from sslib.model import SoundLocalizer
-from sslib.prediction import predict
+from sslib.prediction import predict, sound_maps
 
 AUGMENT = {"colour": 0.3, "shift": 0.5, "gain_db": 6, "mask": 0.2}
 
@@ -333,6 +333,17 @@ def test_a_bug_keeps_its_traceback():
 
 
 # Prediction
+
+
+def test_saliency_adds_what_stands_out_and_nothing_on_average(configure):
+    visual = torch.tensor([[[[3.0, 0.0], [1.0, 2.0]], [[4.0, 1.0], [0.0, 0.0]]]])  # norms 5, 1, 1, 2
+    sound = torch.tensor([[2.0, 0.0]])
+    cosines = torch.tensor([[[0.6, 0.0], [1.0, 1.0]]])
+    torch.testing.assert_close(sound_maps(visual, sound, configure()), cosines)
+    want = cosines + 0.4 * (torch.tensor([[1.0, 0.0], [0.0, 0.25]]) - 1.25 / 4)
+    torch.testing.assert_close(sound_maps(visual, sound, configure(evaluation={"saliency": 0.4})), want)
+    flat = sound_maps(torch.ones(1, 2, 3, 3), sound, configure(evaluation={"saliency": 0.4}))
+    torch.testing.assert_close(flat, torch.full((1, 3, 3), 0.5**0.5))
 
 
 def test_prediction_is_that_of_single_clips(trained, configure):

@@ -745,17 +745,18 @@ def test_seeds_of_one_configuration_are_combined(tmp_path):
     assert rows[2]["gain_seeds"] == 1 and rows[2]["outcome"] == "inconclusive"
 
 
-def test_maps_of_another_size_are_another_configuration(run, settings, tmp_path):
+@pytest.mark.parametrize("key, others", [("image_sizes", [96]), ("saliency", 0.3)])
+def test_maps_made_in_another_way_are_another_configuration(run, settings, tmp_path, key, others):
     """Evaluated at 64 and at 96 pixels, one network gives two sets of maps; they must not pass for two seeds."""
-    for number, sizes in enumerate(([], [96])):
+    for number, how in enumerate(({}, {key: others})):
         shutil.copytree(run, tmp_path / str(number))
-        values = {"seed": number, "evaluation": {"image_sizes": sizes, "resamples": 10 + number}}
+        values = {"seed": number, "evaluation": how | {"resamples": 10 + number}}
         used = config.resolve(config.merge(settings.model_dump(), values), Path())
         (tmp_path / str(number) / "config.yaml").write_text(config.dump(used))
         evaluation.evaluate(tmp_path / str(number), used)
     assert [group.seeds for group in comparison.group_runs([tmp_path / "0", tmp_path / "1"])] == [[0], [1]]
     found = json.loads((tmp_path / "1/summary.json").read_text())["config"]
-    assert found["evaluation"]["image_sizes"] == [96] and found["seed"] == 1
+    assert found["evaluation"][key] == others and found["seed"] == 1
     found = json.loads((run / "summary.json").read_text())
     del found["format"]
     (tmp_path / "1/summary.json").write_text(json.dumps(found))
@@ -982,7 +983,7 @@ def test_a_comparison_names_the_folder_to_give(tmp_path):
 def test_maps_are_made_and_measured_as_the_configuration_says(run, settings, tmp_path):
     """Means over sizes and mirrored images lie in ``maps.npz``; what is measured is smoothed, the threshold too."""
     shutil.copy(run / "checkpoint.pt", tmp_path)
-    how = {"evaluation": {"image_sizes": [48, 64], "mirror": True, "smoothing": 0.2}}
+    how = {"evaluation": {"image_sizes": [48, 64], "mirror": True, "saliency": 0.3, "smoothing": 0.2}}
     used = config.resolve(config.merge(settings.model_dump(), how), Path())
     evaluation.evaluate(tmp_path, used)
     stored, model = dict(np.load(tmp_path / "maps.npz")), checkpoint.load_model(tmp_path / "checkpoint.pt")[0]
@@ -995,7 +996,9 @@ def test_maps_are_made_and_measured_as_the_configuration_says(run, settings, tmp
                 visual = model.encode_image(image).flip(3) if turn else model.encode_image(image)
                 want += F.interpolate(visual, (4, 4), mode="bilinear") / 4
         sound = model.encode_audio(features.spectrograms(clip["waveform"][None], used))
-        similarity = model.similarity(want, sound)[0].numpy()
+        norm = want.norm(dim=1)
+        salient = (norm - norm.min()) / (norm.max() - norm.min())
+        similarity = (model.similarity(want, sound) + 0.3 * (salient - salient.mean()))[0].numpy()
     np.testing.assert_allclose(stored["test/similarity"][0], similarity, atol=1e-5)
     table = comparison.read_clips(tmp_path).query("split == 'test' and map_kind == 'similarity' and condition == 'own'")
     data = datasets.AVDataset(used, "test", annotated=True)

@@ -17,7 +17,7 @@ from sslib.config import InputError
 from sslib.localizer import Localizer, read_picture
 from sslib.prediction import predict
 
-DRAWN = {"image_sizes": [48, 64], "mirror": True, "smoothing": 0.2}
+DRAWN = {"image_sizes": [48, 64], "mirror": True, "saliency": 0.3, "smoothing": 0.2}
 
 
 @pytest.fixture(scope="module")

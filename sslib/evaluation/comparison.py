@@ -261,7 +261,7 @@ def group_runs(runs: Sequence[Path]) -> list[Group]:
             recipe, seed, name = str(run.resolve()), 0, str(run)
         else:
             config = resolve(summary["config"], root_for(run), str(run))
-            drawn = config.evaluation.model_dump(include={"image_sizes", "mirror", "smoothing"})
+            drawn = config.evaluation.model_dump(include={"image_sizes", "mirror", "saliency", "smoothing"})
             recipe = checkpoint.recipe(config) | drawn | {"seed": None}
             seed, name = config.seed, f"{config.exp_prefix}/{config.exp_name}"
         sets.setdefault(json.dumps(recipe, sort_keys=True), []).append((seed, name, run))

@@ -115,7 +115,7 @@ class Explorer:
         Parameters
         ----------
         node : of the first model's reasoning module; None: not shown.
-        low : cosine up to which the maps with sound stay clear (default: their median).
+        low : value up to which the maps with sound stay clear (default: their median).
         """
         picture, first = self.picture(clip_id), next(iter(self.models))
         shown = {"picture": picture, "what it hears": self.spectrogram(waveform)}
