@@ -315,12 +315,15 @@ def test_a_baseline_trains(configure, tmp_path, monkeypatch, kind):
     assert rows["loss"].iloc[-2:].mean() < rows["loss"].iloc[:2].mean()
 
 
-def test_the_comparison_differs_from_the_demo_in_the_objective_only():
+def test_the_comparison_differs_from_the_demo_in_the_objective_and_its_saliency():
     demo, compared = (config.load(ROOT / f"notebooks/configs/{name}.yaml") for name in ("demo", "baselines"))
     for section in ("data", "front_end", "model", "objective", "training", "evaluation"):
         assert getattr(demo, section) == getattr(compared, section), section
     plain, kinds = compared.model_dump(mode="json"), set()
     for name, change in compared.ablations.variants.items():
-        assert {*change} <= {"model", "objective"}
-        kinds.add(config.resolve(config.merge(plain, change | {"exp_name": name}), ROOT).objective.kind)
+        assert {*change} <= {"model", "objective", "evaluation"} and {*change.get("evaluation", {})} <= {"saliency"}
+        used = config.resolve(config.merge(plain, change | {"exp_name": name}), ROOT)
+        kinds.add(kind := used.objective.kind)
+        averages = used.objective.global_contrast > 0 if kind == "context" else kind == "ssl_align"
+        assert used.evaluation.saliency == (demo.evaluation.saliency if averages else 0), name
     assert kinds == {*KINDS, "context"}
