@@ -124,7 +124,7 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # and not the one alone that is highest by chance. `silent` adds sounds that go with no picture, so that silence is far
 # from all of them. `global_contrast` asks the same of the average-pooled picture, so that maps cover whole objects;
 # there the sounds take no gradient, else they are learned by heart. In that
-# average the norm of a cell is its weight: this trains what `saliency` shows.
+# average the norm of a cell is its weight, so this loss reaches what `saliency` shows.
 
 # %% tags=["teach"]
 objective = settings.objective

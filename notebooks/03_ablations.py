@@ -103,7 +103,8 @@ if groups:
 # + \lambda_2 \mathcal{L}_{\mathrm{div}} $$
 #
 # Our own changes are another `pool` of the maps, a `global_contrast` of whole pictures, `silent` sounds that go with none,
-# and maps that also show what stands out whatever sounds (`saliency`). Another `kind` of objective replaces all of them. What sets the variants apart:
+# and maps that also show what stands out whatever sounds (`saliency`, of the maps and not the objective). Another `kind`
+# of objective replaces the first three. What sets the variants apart:
 
 # %%
 rows = {}

@@ -1,8 +1,8 @@
 """Objectives of other papers over the same two encoders, to compare with: one function each, named as in the YAML.
 
 ``objective: {kind: lvs}`` with ``model: {reasoning: false}`` trains with :func:`lvs` instead of the paper's losses; all
-else stays equal: encoders, data, augmentation, optimizer, schedule, and the map, the cosine of every cell with the
-sound. So this compares *objectives*, not published systems: none has its own backbone, heads, ImageNet weights or
+else stays equal: encoders, data, augmentation, optimizer, schedule. The map is the cosine of every cell with the sound;
+``baselines.yaml`` adds saliency (:func:`sslib.prediction.sound_maps`) for :func:`ssl_align`. So this compares *objectives*, not published systems: none has its own backbone, heads, ImageNet weights or
 schedule here. Written from the papers' equations in our own words; each function says what differs.
 
 A baseline takes the visual map and the sound vectors of a batch (those of all processes) and returns its terms as they
@@ -99,7 +99,6 @@ def object_guided(
     prior : where things are, without sound; the release takes the mean of |features| of an ImageNet classifier.
     share : of the similarity map (alpha, 0.4 in the paper).
     """
-
     return share * stretched(similarity) + (1 - share) * stretched(prior)
 
 

@@ -38,8 +38,8 @@ LIMITS = (
 class Localization(NamedTuple):
     """Where a sound is in a picture."""
 
-    heatmap: np.ndarray  # float32 (H, W) of the picture's own size, as sslib.prediction.sound_maps makes it
-    confidence: float  # the highest value of the map's cells: a cosine, where evaluation.saliency is 0
+    heatmap: np.ndarray  # float32 (H, W) of the picture's own size: prediction.sound_maps, smoothed
+    confidence: float  # the highest value of the smoothed map's cells
     visible: bool | None  # whether it exceeds the universal threshold (Juanola et al. 2024); None: none is known
 
 

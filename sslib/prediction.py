@@ -54,8 +54,9 @@ def sound_maps(visual: Float[Tensor, "B C h w"], audio: Float[Tensor, "B C"], co
     """Localize each sound in its image: the cosine and, by ``evaluation.saliency``, what stands out whatever sounds.
 
     A cell stands out by the norm of its features, which the cosine leaves out: stretched to [0, 1] in each image, less
-    its mean there. In the average-pooled image the norm is a cell's weight, so ``objective.global_contrast`` trains it.
-    EZ-VSL's object guidance, without another network and with the cosine's scale kept.
+    its mean there. In an average-pooled image the norm is a cell's weight, so losses of that image
+    (``objective.global_contrast``, ``ssl_align``) reach it, those of cosines alone do not. Like EZ-VSL's object
+    guidance, but without another network and on the cosine's scale.
     """
     salient = baselines.stretched(visual.norm(dim=1))
     salient = salient - salient.mean(dim=(1, 2), keepdim=True)
