@@ -2,8 +2,9 @@
 
 ``objective: {kind: lvs}`` with ``model: {reasoning: false}`` trains with :func:`lvs` instead of the paper's losses; all
 else stays equal: encoders, data, augmentation, optimizer, schedule. The map is the cosine of every cell with the sound;
-``baselines.yaml`` adds saliency (:func:`sslib.prediction.sound_maps`) for :func:`ssl_align`. So this compares *objectives*, not published systems: none has its own backbone, heads, ImageNet weights or
-schedule here. Written from the papers' equations in our own words; each function says what differs.
+``baselines.yaml`` adds saliency (:func:`sslib.prediction.sound_maps`) for :func:`ssl_align`. So this compares
+*objectives*, not published systems: none has its own backbone, heads, ImageNet weights or schedule here. Written from
+the papers' equations in our own words; each function says what differs.
 
 A baseline takes the visual map and the sound vectors of a batch (those of all processes) and returns its terms as they
 count in the sum, by the names that ``metrics.csv`` and the pages show. All compute in float32. None sees a box but
