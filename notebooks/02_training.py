@@ -123,8 +123,8 @@ parameters.style.format({"parameters": "{:,}"}).hide(axis="index")
 # its own softmax, $\sum_{xy} \mathrm{softmax}_{xy}(S / 0.1)\, S_{xy}$ (`soft`), which teaches every cell by its share
 # and not the one alone that is highest by chance. `silent` adds sounds that go with no picture, so that silence is far
 # from all of them. `global_contrast` asks the same of the average-pooled picture, so that maps cover whole objects;
-# there the sounds take no gradient, else they are learned by heart. In that
-# average the norm of a cell is its weight, so this loss reaches what `saliency` shows.
+# there the sounds take no gradient, else they are learned by heart. In that average the norm of a cell is its weight, so
+# this loss reaches what `saliency` shows.
 
 # %% tags=["teach"]
 objective = settings.objective
