@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/demo.py --sweep [FOLDER] [--write]
                                                    prints what the variants of an experiment come to (default:
                                                    reports/demo/baselines), over all its seeds, as Markdown: the answer
-                                                   and the table of README.md; --write puts them, every other measure
-                                                   and the figure into reports/README.md and reports/methods.jpg
+                                                   and its tables; --write puts them, every other measure and the
+                                                   figure into reports/, and the table of the first list into README.md
 
 `make demo` is one training, and its last lines say so. The last lines are what README.md prints.
 """
@@ -30,7 +30,8 @@ from sslib.evaluation.tables import PROTOCOLS
 from sslib.report import text
 
 EXPERIMENT, SWEEP = "demo/stamps", "demo/baselines"
-BEGIN, END = "<!-- benchmarks/demo.py --sweep --write -->\n", "<!-- end of it -->\n"  # in reports/README.md
+BEGIN, END = "<!-- benchmarks/demo.py --sweep --write -->\n", "<!-- end of it -->\n"  # in both README.md
+LEGEND = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
 
 
 def measure(command: list[str], folder: Path) -> tuple[float, float]:
@@ -71,8 +72,8 @@ def results(folder: Path) -> str:
     return "\n".join([*lines, f"this is one training: seed {summary['training']['seed']}"])
 
 
-def sweep(folder: Path) -> tuple[str, str]:
-    """The answer and headline table of the variants in `folder`, and every measure and difference, as Markdown."""
+def sweep(folder: Path) -> tuple[str, str, str]:
+    """Markdown of the variants in `folder`: the table of the first list, answer and tables, every other measure."""
     table, groups = pd.read_csv(folder / "comparison.csv"), []
     for name in table["run"].unique():
         runs = folder.glob(f"variants/{name}-seed*/run")
@@ -83,17 +84,19 @@ def sweep(folder: Path) -> tuple[str, str]:
     found = comparison.against(groups, configs, table, how)
     leading, plain = comparison.leading(table), table.drop(columns=["seconds", "parameters"])
     places = [*leading[["split", "subset"]].drop_duplicates().itertuples(index=False, name=None)]
-    heard = text.heard(comparison.heard(groups, how), found["published"])
-    heard = f"Points of pointing that the own sound adds over another clip's:\n\n{heard}"
-    heard += f"\n\nF_LOC, percent, by seed:\n\n{silence_too(groups, places)}"
-    legend = "Percent: mean over clips and seeds [interval over recordings and seeds] (lowest–highest seed)."
-    parts = []
+    first = comparison.leading(plain).query("split == @places[0][0]")
+    own = sorted(groups, key=lambda group: group.name != found["own"])  # it first, the others in their order
+    minus = comparison.gains(comparison.leading(comparison.compare(own, how)))
+    head = [text.compared(found, table), LEGEND, text.methods_table(leading)]
+    head += [f"Points over {own[0].name}:", text.methods_table(minus, sign=True)]
+    head += ["Points of pointing that the own sound adds over another clip's:"]
+    head += [text.heard(comparison.heard(groups, how), found["published"])]
+    head += ["F_LOC, percent, by seed:", silence_too(groups, places)]
+    every = []
     for protocol in ("localization", "masks", "interaction"):
         rows = plain[plain["protocol"] == protocol]
-        title = f"### {protocol.capitalize()}\n\n{text.methods_table(rows, [*PROTOCOLS[protocol]])}"
-        gains = text.methods_table(comparison.gains(rows), [*PROTOCOLS[protocol]], sign=True)
-        parts.append(f"{title}\n\n#### Points over {groups[0].name}\n\n{gains}")
-    return f"{text.compared(found, table)}\n\n{legend}\n\n{text.methods_table(leading)}\n\n{heard}", "\n\n".join(parts)
+        every += [f"### {protocol.capitalize()}", text.methods_table(rows, [*PROTOCOLS[protocol]])]
+    return f"{LEGEND}\n\n{text.methods_table(first)}", "\n\n".join(head), "\n\n".join(every)
 
 
 def silence_too(groups: list[comparison.Group], places: list[tuple[str, str]]) -> str:
@@ -109,14 +112,14 @@ def silence_too(groups: list[comparison.Group], places: list[tuple[str, str]]) -
 
 
 def write(folder: Path, root: Path) -> None:
-    """Put the whole comparison and its figure into reports/."""
-    head, all_of_it = sweep(folder)
+    """Put the whole comparison and its figure into reports/, the table of its first list into README.md."""
+    first, head, all_of_it = sweep(folder)
     caption = "The same clips under every method, of the first seed: the first of evenly spaced classes"
     figure = f"![{caption}](methods.jpg)\n\n*{caption}. Outlined: what sounds.*"
-    readme = root / "reports" / "README.md"
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{BEGIN}\n{head}\n\n{figure}\n\n{all_of_it}\n\n{END}{after}", encoding="utf-8")
+    for readme, part in ((root, first), (root / "reports", f"{head}\n\n{figure}\n\n{all_of_it}")):
+        before, _, rest = (readme / "README.md").read_text(encoding="utf-8").partition(BEGIN)
+        after = rest.partition(END)[2]
+        (readme / "README.md").write_text(f"{before}{BEGIN}\n{part}\n\n{END}{after}", encoding="utf-8")
     with Image.open(folder / "methods.png") as picture:  # a fifth of the bytes
         picture.convert("RGB").save(root / "reports" / "methods.jpg", quality=85, optimize=True)
 
@@ -129,7 +132,7 @@ def main() -> None:
     if "--sweep" in sys.argv:
         named = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
         folder = Path(named[0]) if named else root / "reports" / SWEEP
-        print(sweep(folder)[0])
+        print(sweep(folder)[1])
         if "--write" in sys.argv:
             write(folder, root)
         return
