@@ -8,7 +8,7 @@
                                                    and its tables; --write puts them, every other measure and the
                                                    figure into reports/, and the table of the first list into README.md
 
-`make demo` is one training, and its last lines say so. The last lines are what README.md prints.
+`make demo` is one training, and the last line of its results says so.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def results(folder: Path) -> str:
     """Training time and headline numbers of the demo under `folder`."""
     run = folder / "reports" / EXPERIMENT / "run"
     summary = read_summary(run)
-    epochs = pd.read_csv(run / "metrics.csv")
-    lines = [f"training: {epochs['seconds'].sum() / 60:.1f} min, {len(epochs)} epochs, validation included"]
+    trained = summary["training"]
+    lines = [f"training: {trained['seconds'] / 60:.1f} min, {trained['epochs']} epochs, validation included"]
     rows = pd.DataFrame(summary["tables"]).query("protocol in ('localization', 'masks')")
     for row in rows[rows["measure"].isin(["pointing", "miou", "success"])].itertuples():
         if row.method in ("model", "model, shuffled sounds", "visual-only (foreground nodes)", "centre square"):
@@ -69,7 +69,7 @@ def results(folder: Path) -> str:
     for row in differences.itertuples():
         place = f"{row.split}, {row.subset}: pointing, model minus {row.control}"
         lines.append(f"{place}: {100 * row.value:+.1f} points [{100 * row.low:+.1f}, {100 * row.high:+.1f}]")
-    return "\n".join([*lines, f"this is one training: seed {summary['training']['seed']}"])
+    return "\n".join([*lines, f"this is one training: seed {trained['seed']}"])
 
 
 def sweep(folder: Path) -> tuple[str, str, str]:
