@@ -111,12 +111,11 @@ def silence_too(groups: list[comparison.Group], places: list[tuple[str, str]]) -
     return text.markdown_table(pd.DataFrame(rows).T)
 
 
-def write(folder: Path, root: Path) -> None:
-    """Put the whole comparison and its figure into reports/, the table of its first list into README.md."""
-    first, head, all_of_it = sweep(folder)
+def write(first: str, head: str, every: str, folder: Path, root: Path) -> None:
+    """Put what :func:`sweep` made of `folder`, and its figure, into reports/ and README.md."""
     caption = "The same clips under every method, of the first seed: the first of evenly spaced classes"
     figure = f"![{caption}](methods.jpg)\n\n*{caption}. Outlined: what sounds.*"
-    for readme, part in ((root, first), (root / "reports", f"{head}\n\n{figure}\n\n{all_of_it}")):
+    for readme, part in ((root, first), (root / "reports", f"{head}\n\n{figure}\n\n{every}")):
         before, _, rest = (readme / "README.md").read_text(encoding="utf-8").partition(BEGIN)
         after = rest.partition(END)[2]
         (readme / "README.md").write_text(f"{before}{BEGIN}\n{part}\n\n{END}{after}", encoding="utf-8")
@@ -132,9 +131,10 @@ def main() -> None:
     if "--sweep" in sys.argv:
         named = [argument for argument in sys.argv[2:] if not argument.startswith("--")]
         folder = Path(named[0]) if named else root / "reports" / SWEEP
-        print(sweep(folder)[1])
+        first, head, every = sweep(folder)
+        print(head)
         if "--write" in sys.argv:
-            write(folder, root)
+            write(first, head, every, folder, root)
         return
     with tempfile.TemporaryDirectory() as temporary:
         clone = Path(temporary) / "sslib"

@@ -150,6 +150,14 @@ def test_the_thumbnail_shows_the_first_clips(run, settings):
     assert Image.open(run / "thumbnail.png").size[0] > 100
 
 
+def test_a_pause_is_no_training(run, settings, tmp_path, monkeypatch):
+    load = checkpoint.load_checkpoint
+    rows = [{"epoch": number, "seconds": seconds} for number, seconds in enumerate((10.0, 12.0, 3600.0))]
+    monkeypatch.setattr(checkpoint, "load_checkpoint", lambda *given: load(*given) | {"history": rows})
+    summary = json.loads(evaluation.evaluate(run, settings, tmp_path).read_text())
+    assert summary["training"]["seconds"] == 36.0  # three epochs of the median's length
+
+
 def test_interrupted_evaluation_leaves_no_summary(run, settings, clips, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
