@@ -68,7 +68,7 @@ else:
 # %% [markdown]
 # ## The test sets
 #
-# Nothing was chosen on these clips: not the model, and no threshold. What is independent is a *recording*; clips that
+# This run chose nothing on these clips: no checkpoint, and no threshold. What is independent is a *recording*; clips that
 # share one are not, so every interval below resamples recordings.
 
 # %%
