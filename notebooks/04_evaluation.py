@@ -68,8 +68,8 @@ else:
 # %% [markdown]
 # ## The test sets
 #
-# This run chose nothing on these clips: no checkpoint, and no threshold. What is independent is a *recording*; clips that
-# share one are not, so every interval below resamples recordings.
+# This run chose nothing on these clips: no checkpoint, and no threshold. What is independent is a *recording*; clips
+# that share one are not, so every interval below resamples recordings.
 
 # %%
 own = clips[(clips["map_kind"] == "similarity") & (clips["condition"] == "own")]
