@@ -105,7 +105,7 @@ class Objective(Section):
     symmetric: bool = Field(False, description="also tell images apart given a sound; the release: false")
     temperature: PositiveFloat | None = Field(None, description="of other papers' cosines; default: each one's own")
     boxes: float = Field(0.0, ge=0.0, le=1.0, description="share of the training clips' boxes that attention sees")
-    silent: int = Field(0, ge=0, description="silence and noise a batch, sounds of no image; paper: 0; ours: 3")
+    silent: int = Field(0, ge=0, description="noise down to silence a batch, sounds of no image; paper: 0; ours: 1")
     global_contrast: float = Field(0.0, ge=0.0, description="weight; whole images, fixed sounds; paper: 0; ours: 0.3")
     foreground: PositiveInt = 8
     background: PositiveInt = 8

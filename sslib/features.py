@@ -127,9 +127,8 @@ def augment_waveform(waveform: Float[Tensor, "B samples"], config: Augment) -> F
 
 
 def silent_sounds(count: int, waveform: Int16[Tensor, "B n"]) -> Int16[Tensor, "count n"]:
-    """Make sounds of nothing, as long as those of `waveform`: silence, then white noise of -50 to -10 dB (RMS)."""
-    noise = torch.randn(count, waveform.shape[1]) * 10 ** (-0.5 - 2 * torch.rand(count, 1))
-    noise[:1] = 0
+    """Make sounds of nothing, as long as those of `waveform`: white noise of -100 (silence) to -10 dB (RMS)."""
+    noise = torch.randn(count, waveform.shape[1]) * 10 ** (-0.5 - 4.5 * torch.rand(count, 1))
     return (noise.clamp(-1, 1) * 32767).to(torch.int16).to(waveform.device)
 
 

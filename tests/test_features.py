@@ -49,12 +49,12 @@ def test_log_mel_is_the_filter_bank_of_librosa(rate, window, hop, bands):
     np.testing.assert_allclose(alone, got[1], atol=1e-5)
 
 
-def test_sounds_of_nothing_are_silence_and_noise_of_many_levels():
+def test_sounds_of_nothing_are_noise_down_to_silence():
     torch.manual_seed(0)
     made = features.silent_sounds(200, sound(samples=1000))
-    assert made.shape == (200, 1000) and made.dtype == torch.int16 and not made[0].any()
-    level = 20 * torch.log10((made[1:].double() / 32768).square().mean(dim=1).sqrt())
-    assert -52 < level.min() < -45 and -15 < level.max() < -9
+    assert made.shape == (200, 1000) and made.dtype == torch.int16
+    level = 20 * torch.log10((made.double() / 32768).square().mean(dim=1).sqrt())
+    assert level.min() < -95 and -15 < level.max() < -9 and -65 < level.median() < -45
     assert features.silent_sounds(0, sound(samples=1000)).shape == (0, 1000)
 
 
