@@ -4,7 +4,7 @@
 
 DATA is the demo's data folder (data/stamps, after `make demo`); the training is kept in the folder RUN, and goes on
 there. `demo` is its small network at 112 px (a quarter of an hour on two cores), `paper` the paper's whole recipe,
-ResNet-18 at 224 px, its own rate, batch and spectrogram, in bfloat16 (a GPU, or an hour on two cores for each 1,500
+ResNet-18 at 224 px, its own rate, batch and spectrogram, in bfloat16 (a GPU, or about an hour on two cores for 1,500
 clips). The objective is the paper's in both; --scale is the learned factor of cosines (an inverse temperature) at the
 start: 1 in the release. Printed is, for the validation clips, before and after the training, how often each node is
 foreground, how many are so always or never, and how alike the features of nodes are.
